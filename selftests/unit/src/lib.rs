@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pure modules of rkvm, compiled on the host. The paths are those of the module's own crate,
+//! so that a file is the same in both.
+
+#![forbid(unsafe_code)]
+
+/// Processor families.
+#[path = "../../../arch"]
+pub mod arch {
+    /// x86.
+    pub mod x86 {
+        pub mod model;
+    }
+}
