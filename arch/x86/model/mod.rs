@@ -5,4 +5,8 @@
 //! `core` only, no `unsafe`, no allocation, no panic. The same files are compiled into `rkvm.ko`
 //! and, on the host, into `selftests/unit` and `selftests/fuzz`.
 
+pub mod cpuid;
+pub mod pv;
 pub mod regs;
+pub mod walk;
+pub mod xstate;
