@@ -32,7 +32,12 @@ pub struct Regs {
 
 impl Regs {
     /// All zero: what an undefined leaf returns.
-    pub const ZERO: Regs = Regs { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    pub const ZERO: Regs = Regs {
+        eax: 0,
+        ebx: 0,
+        ecx: 0,
+        edx: 0,
+    };
 
     /// One of the four.
     #[inline]
@@ -119,6 +124,10 @@ pub const fn family_model(eax: u32) -> (u16, u8) {
     let family = if base == 0xf { base + extended } else { base };
     let low = ((eax >> 4) & 0xf) as u8;
     let high = ((eax >> 12) & 0xf0) as u8;
-    let model = if base == 0xf || base == 6 { low | high } else { low };
+    let model = if base == 0xf || base == 6 {
+        low | high
+    } else {
+        low
+    };
     (family, model)
 }

@@ -6,7 +6,10 @@
 //! and, on the host, into `selftests/unit` and `selftests/fuzz`.
 
 pub mod cpuid;
+pub mod msr;
+pub mod mtrr;
 pub mod pv;
 pub mod regs;
+pub mod sregs;
 pub mod walk;
 pub mod xstate;

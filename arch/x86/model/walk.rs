@@ -98,14 +98,21 @@ impl Access {
     /// An access by an instruction at privilege level `cpl`.
     #[inline]
     pub const fn at_cpl(kind: Kind, cpl: u8) -> Access {
-        let privilege = if cpl == 3 { Privilege::User } else { Privilege::Supervisor };
+        let privilege = if cpl == 3 {
+            Privilege::User
+        } else {
+            Privilege::Supervisor
+        };
         Access { kind, privilege }
     }
 
     /// An access of the processor's own to a system structure.
     #[inline]
     pub const fn implicit(kind: Kind) -> Access {
-        Access { kind, privilege: Privilege::Implicit }
+        Access {
+            kind,
+            privilege: Privilege::Implicit,
+        }
     }
 }
 
@@ -372,9 +379,17 @@ fn walk<M: GuestPhys>(
     let format = Format::new(p, mode);
     let addr = if format.long { la } else { la & 0xffff_ffff };
     let code = access.map_or(0, |a| p.access_code(a));
-    let fault = |extra: u32| Fault::Page { code: code | extra, addr };
+    let fault = |extra: u32| Fault::Page {
+        code: code | extra,
+        addr,
+    };
 
-    let mut rights = Rights { writable: true, user: true, nx: false, key: None };
+    let mut rights = Rights {
+        writable: true,
+        user: true,
+        nx: false,
+        key: None,
+    };
     let mut path = [(0u64, 0u64); 5];
     let mut len = 0usize;
     let mut table = format.root(p.cr3);
@@ -412,7 +427,8 @@ fn walk<M: GuestPhys>(
                 rights.key = Some(((entry >> 59) & 15) as u8);
             }
             if let Some(access) = access {
-                p.check(access, rights).map_err(|extra| fault(pferr::P | extra))?;
+                p.check(access, rights)
+                    .map_err(|extra| fault(pferr::P | extra))?;
             }
             let shift = format.page_shift(level);
             let translation = Translation {
@@ -424,7 +440,12 @@ fn walk<M: GuestPhys>(
                 global: entry & GLOBAL != 0 && p.cr4 & cr4::PGE != 0,
                 dirty: entry & DIRTY != 0,
             };
-            return Ok(Walked { translation, path, len, size: format.size });
+            return Ok(Walked {
+                translation,
+                path,
+                len,
+                size: format.size,
+            });
         }
         table = format.next_table(entry);
         level = level.saturating_sub(1);

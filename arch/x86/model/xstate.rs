@@ -83,7 +83,11 @@ impl XstateLayout {
         let mut layout = XstateLayout::default();
         for (i, c) in (0u32..).zip(layout.components.iter_mut()).skip(2) {
             let r = cpuid(0xd, i);
-            *c = Component { size: r.eax, offset: r.ebx, aligned: r.ecx & 2 != 0 };
+            *c = Component {
+                size: r.eax,
+                offset: r.ebx,
+                aligned: r.ecx & 2 != 0,
+            };
         }
         layout
     }
@@ -106,7 +110,11 @@ impl XstateLayout {
     /// Bytes of a compacted area that holds the components in `mask` (XCR0 | IA32_XSS).
     pub fn compacted_size(&self, mask: u64) -> u32 {
         self.extended(mask).fold(MIN_BYTES, |end, (_, c)| {
-            let start = if c.aligned { end.saturating_add(63) & !63 } else { end };
+            let start = if c.aligned {
+                end.saturating_add(63) & !63
+            } else {
+                end
+            };
             start.saturating_add(c.size)
         })
     }
@@ -128,7 +136,8 @@ impl XstateLayout {
         let absent = xcr0 & !present;
         for (_, c) in self.extended(absent) {
             let start = usize::try_from(c.offset).map_err(|_| Invalid::Size)?;
-            let end = usize::try_from(c.offset.saturating_add(c.size)).map_err(|_| Invalid::Size)?;
+            let end =
+                usize::try_from(c.offset.saturating_add(c.size)).map_err(|_| Invalid::Size)?;
             area.get_mut(start..end).ok_or(Invalid::Size)?.fill(0);
         }
         if absent & X87 != 0 {

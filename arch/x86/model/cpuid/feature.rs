@@ -5,8 +5,8 @@
 //! A row says where a bit is and on what terms a guest gets it. Documentation and
 //! [`Supported`](super::Supported) are made from it.
 
-use super::{Cap, Reg, Regs};
 use super::super::xstate::{AVX512, YMM};
+use super::{Cap, Reg, Regs};
 
 /// On what terms a guest is offered a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -396,9 +396,7 @@ impl FeatureSet {
     pub fn register(&self, leaf: u32, subleaf: u32, reg: Reg) -> u32 {
         ALL.iter()
             .map(|&f| (f, f.info()))
-            .filter(|(f, i)| {
-                i.leaf == leaf && i.subleaf == subleaf && i.reg == reg && self.has(*f)
-            })
+            .filter(|(f, i)| i.leaf == leaf && i.subleaf == subleaf && i.reg == reg && self.has(*f))
             .fold(0, |bits, (_, i)| bits | i.mask())
     }
 }

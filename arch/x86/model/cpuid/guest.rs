@@ -3,11 +3,11 @@
 //! What one guest was given by KVM_SET_CPUID2: the CPUID instruction's answers, and what follows
 //! for registers.
 
+use super::super::regs::{cr4, efer};
+use super::super::xstate::XstateLayout;
 use super::feature::{Feature, FeatureSet, ALL};
 use super::supported::Supported;
 use super::{family_model, Entry, Regs, Vendor, SIGNIFICANT_INDEX};
-use super::super::regs::{cr4, efer};
-use super::super::xstate::XstateLayout;
 
 /// State of the guest that CPUID shows.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,11 @@ impl<'a> CpuidTable<'a> {
         // there too. Sub-leaf 1 exists if the leaf has content.
         match leaf {
             0xb | 0x1f => match self.find(leaf, 1) {
-                Some(e) => Regs { ecx: subleaf & 0xff, edx: e.regs.edx, ..Regs::ZERO },
+                Some(e) => Regs {
+                    ecx: subleaf & 0xff,
+                    edx: e.regs.edx,
+                    ..Regs::ZERO
+                },
                 None => Regs::ZERO,
             },
             _ => Regs::ZERO,
@@ -152,7 +156,11 @@ pub fn dynamic(e: &Entry, d: &Dynamic<'_>) -> Regs {
     let mut put = |f: Feature, on: bool| {
         let info = f.info();
         let reg = r.get_mut(info.reg);
-        *reg = if on { *reg | info.mask() } else { *reg & !info.mask() };
+        *reg = if on {
+            *reg | info.mask()
+        } else {
+            *reg & !info.mask()
+        };
     };
     match (e.function, e.index) {
         (1, _) => {
@@ -285,16 +293,15 @@ impl GuestFeatures {
     ///
     /// # Errors
     /// If the table cannot be honoured at all.
-    pub fn derive(
-        table: &CpuidTable<'_>,
-        host: &Supported,
-    ) -> Result<GuestFeatures, InvalidCpuid> {
+    pub fn derive(table: &CpuidTable<'_>, host: &Supported) -> Result<GuestFeatures, InvalidCpuid> {
         let widths = table.find(0x8000_0008, 0).map(|e| e.regs.eax);
         let linear = (widths.unwrap_or(0) >> 8) & 0xff;
         if !matches!(linear, 0 | 48 | 57) {
             return Err(InvalidCpuid::LinearBits(linear as u8));
         }
-        let has_widths = table.find(0x8000_0000, 0).is_some_and(|e| e.regs.eax >= 0x8000_0008);
+        let has_widths = table
+            .find(0x8000_0000, 0)
+            .is_some_and(|e| e.regs.eax >= 0x8000_0008);
         let maxphyaddr = match widths {
             Some(w) if has_widths => (w & 0xff) as u8,
             // Processors without that leaf have 36 bits with PAE (SDM vol. 3A 4.1.4).

@@ -2,11 +2,11 @@
 
 //! What guests can be offered on this host: KVM_GET_SUPPORTED_CPUID.
 
+use super::super::pv;
+use super::super::xstate::{self, XstateLayout};
 use super::feature::{Feature, FeatureSet, Policy, ALL};
 use super::leaf::{self, Show, Sub};
 use super::{Entry, Reg, Regs, Vendor, SIGNIFICANT_INDEX};
-use super::super::pv;
-use super::super::xstate::{self, XstateLayout};
 
 /// Something that the backend or the shell provides, on which features depend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,8 +117,12 @@ const MAX_EXTENDED: u32 = 0x8000_0021;
 /// The hypervisor's leaves.
 const HYPERVISOR: u32 = 0x4000_0000;
 /// "KVMKVMKVM\0\0\0" in EBX, ECX, EDX: the interface is KVM's.
-const SIGNATURE: Regs =
-    Regs { eax: 0x4000_0001, ebx: 0x4b4d_564b, ecx: 0x564b_4d56, edx: 0x0000_004d };
+const SIGNATURE: Regs = Regs {
+    eax: 0x4000_0001,
+    ebx: 0x4b4d_564b,
+    ecx: 0x564b_4d56,
+    edx: 0x0000_004d,
+};
 /// Bits of leaf 0x8000_0001 EDX that repeat leaf 1's on AMD.
 const ALIASED_EDX: u32 = 0x0183_f3ff;
 
@@ -136,11 +140,19 @@ impl<F: Fn(u32, u32) -> Regs> HostCpuid<F> {
             m if m & 0xffff_0000 == 0x8000_0000 => m,
             _ => 0,
         };
-        HostCpuid { raw, max_basic, max_extended }
+        HostCpuid {
+            raw,
+            max_basic,
+            max_extended,
+        }
     }
 
     fn get(&self, leaf: u32, subleaf: u32) -> Regs {
-        let max = if leaf & 0x8000_0000 != 0 { self.max_extended } else { self.max_basic };
+        let max = if leaf & 0x8000_0000 != 0 {
+            self.max_extended
+        } else {
+            self.max_basic
+        };
         if leaf > max || (leaf == 7 && subleaf > (self.raw)(7, 0).eax) {
             return Regs::ZERO;
         }
@@ -188,7 +200,12 @@ impl Supported {
         }
         // A feature without the state that belongs to it would trap or lose data.
         if xcr0 == 0 {
-            for f in [Feature::Xsave, Feature::Xsaveopt, Feature::Xsavec, Feature::Xgetbv1] {
+            for f in [
+                Feature::Xsave,
+                Feature::Xsaveopt,
+                Feature::Xsavec,
+                Feature::Xgetbv1,
+            ] {
                 features.set(f, false);
             }
         }
@@ -203,8 +220,8 @@ impl Supported {
             features.set(Feature::Pku, false);
         }
 
-        let synthesised = caps.caps.has(Cap::LfenceSerializing)
-            || caps.caps.has(Cap::NullSelClearsBase);
+        let synthesised =
+            caps.caps.has(Cap::LfenceSerializing) || caps.caps.has(Cap::NullSelClearsBase);
         let max_extended = match cpuid.max_extended {
             // User space takes a maximum above 0x8000_001d as a promise that the host has that leaf.
             m if m >= 0x8000_001d && synthesised => MAX_EXTENDED,
@@ -252,10 +269,27 @@ impl Supported {
         function: u32,
         sink: &mut impl FnMut(Entry) -> Result<(), E>,
     ) -> Result<(), E> {
-        let flags = if leaf::indexed(function) { SIGNIFICANT_INDEX } else { 0 };
-        let mut put = |index: u32, regs: Regs| sink(Entry { function, index, flags, regs });
+        let flags = if leaf::indexed(function) {
+            SIGNIFICANT_INDEX
+        } else {
+            0
+        };
+        let mut put = |index: u32, regs: Regs| {
+            sink(Entry {
+                function,
+                index,
+                flags,
+                regs,
+            })
+        };
         match function {
-            0 => put(0, Regs { eax: self.max_basic, ..cpuid.get(0, 0) }),
+            0 => put(
+                0,
+                Regs {
+                    eax: self.max_basic,
+                    ..cpuid.get(0, 0)
+                },
+            ),
             7 => {
                 let last = cpuid.get(7, 0).eax.min(2);
                 for i in 0..=last {
@@ -266,8 +300,20 @@ impl Supported {
             }
             0xd => self.emit_xsave(cpuid, &mut put),
             HYPERVISOR => put(0, SIGNATURE),
-            0x4000_0001 => put(0, Regs { eax: self.host.pv & pv::KNOWN, ..Regs::ZERO }),
-            0x8000_0000 => put(0, Regs { eax: self.max_extended, ..cpuid.get(function, 0) }),
+            0x4000_0001 => put(
+                0,
+                Regs {
+                    eax: self.host.pv & pv::KNOWN,
+                    ..Regs::ZERO
+                },
+            ),
+            0x8000_0000 => put(
+                0,
+                Regs {
+                    eax: self.max_extended,
+                    ..cpuid.get(function, 0)
+                },
+            ),
             0x8000_0001 => {
                 let raw = cpuid.get(function, 0);
                 let mut r = self.features_of(function, 0);
@@ -298,13 +344,21 @@ impl Supported {
     /// The offered feature bits of a (sub-)leaf, in all four registers.
     fn features_of(&self, leaf: u32, subleaf: u32) -> Regs {
         let f = |reg| self.features.register(leaf, subleaf, reg);
-        Regs { eax: f(Reg::Eax), ebx: f(Reg::Ebx), ecx: f(Reg::Ecx), edx: f(Reg::Edx) }
+        Regs {
+            eax: f(Reg::Eax),
+            ebx: f(Reg::Ebx),
+            ecx: f(Reg::Ecx),
+            edx: f(Reg::Edx),
+        }
     }
 
     /// A leaf's registers by the general rule.
     fn show(&self, row: &leaf::Leaf, raw: &Regs) -> Regs {
         let mut out = Regs::ZERO;
-        for (reg, show) in [Reg::Eax, Reg::Ebx, Reg::Ecx, Reg::Edx].into_iter().zip(row.show) {
+        for (reg, show) in [Reg::Eax, Reg::Ebx, Reg::Ecx, Reg::Edx]
+            .into_iter()
+            .zip(row.show)
+        {
             *out.get_mut(reg) = match show {
                 Show::Zero => 0,
                 Show::Host(mask) => raw.get(reg) & mask,
@@ -325,16 +379,43 @@ impl Supported {
             return put(0, Regs::ZERO);
         }
         let size = self.layout.standard_size(self.xcr0);
-        put(0, Regs { eax: low(self.xcr0), ebx: size, ecx: size, edx: high(self.xcr0) })?;
+        put(
+            0,
+            Regs {
+                eax: low(self.xcr0),
+                ebx: size,
+                ecx: size,
+                edx: high(self.xcr0),
+            },
+        )?;
         let compact = self.features.has(Feature::Xsavec) || self.features.has(Feature::Xsaves);
-        let ebx = if compact { self.layout.compacted_size(self.xcr0 | self.xss) } else { 0 };
+        let ebx = if compact {
+            self.layout.compacted_size(self.xcr0 | self.xss)
+        } else {
+            0
+        };
         let eax = self.features.register(0xd, 1, Reg::Eax);
-        put(1, Regs { eax, ebx, ecx: low(self.xss), edx: high(self.xss) })?;
+        put(
+            1,
+            Regs {
+                eax,
+                ebx,
+                ecx: low(self.xss),
+                edx: high(self.xss),
+            },
+        )?;
         for i in 2..63 {
             if (self.xcr0 | self.xss) & (1 << i) != 0 {
                 let raw = cpuid.get(0xd, i);
                 // ECX: supervisor component, alignment. Bit 2 (XFD faulting) is for AMX.
-                put(i, Regs { ecx: raw.ecx & 3, edx: 0, ..raw })?;
+                put(
+                    i,
+                    Regs {
+                        ecx: raw.ecx & 3,
+                        edx: 0,
+                        ..raw
+                    },
+                )?;
             }
         }
         Ok(())

@@ -4,8 +4,8 @@
 //!
 //! Levels count from 1 (page table) up to 5 (PML5), whatever the mode.
 
-use super::Paging;
 use super::super::regs::{cr4, efer};
+use super::Paging;
 
 /// P: present
 pub(super) const PRESENT: u64 = 1 << 0;
