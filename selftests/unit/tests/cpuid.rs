@@ -517,7 +517,6 @@ fn guest_with_all_that_is_offered() {
             | cr4::PKE
             | cr4::CET
     );
-    assert_eq!(g.cr4, s.cr4_mask());
     assert_eq!(
         g.efer,
         efer::SCE | efer::LME | efer::LMA | efer::NXE | efer::FFXSR | efer::AUTOIBRS

@@ -265,7 +265,7 @@ fn mask(base: u64, rows: &[(u64, Feature)], set: &FeatureSet) -> u64 {
 }
 
 /// Bits of CR4 that go with `set`.
-pub(super) fn cr4_mask(set: &FeatureSet) -> u64 {
+fn cr4_mask(set: &FeatureSet) -> u64 {
     mask(CR4_BASE, &CR4_BY_FEATURE, set)
 }
 
@@ -349,7 +349,7 @@ impl GuestFeatures {
         }
     }
 
-    /// Family 0x17 and the like behave as AMD.
+    /// Behaves as AMD's processors do.
     #[inline]
     pub fn is_amd(&self) -> bool {
         self.vendor == Vendor::Amd
