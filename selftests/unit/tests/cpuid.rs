@@ -51,7 +51,7 @@ fn xsave_leaf(sub: u32) -> Regs {
         5 => c(0x40, 0x440, 0),
         6 => c(0x200, 0x480, 0),
         7 => c(0x400, 0x680, 0),
-        9 => c(8, 0xa80, 0),
+        9 => c(8, 0xa80, 6),
         11 => c(0x10, 0, 1),
         12 => c(0x18, 0, 1),
         _ => Regs::ZERO,
@@ -350,6 +350,16 @@ fn xsave_leaf_of_a_full_host() {
             eax: 0x18,
             ebx: 0,
             ecx: 1,
+            edx: 0
+        }
+    );
+    // Alignment is shown, faulting by XFD is not.
+    assert_eq!(
+        find(&v, 0xd, 9),
+        Regs {
+            eax: 8,
+            ebx: 0xa80,
+            ecx: 2,
             edx: 0
         }
     );

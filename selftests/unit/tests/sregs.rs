@@ -216,7 +216,10 @@ fn cr4_values() {
         effects(p, p | cr4::PKE),
         Effects::CPUID.and(Effects::FLUSH_TLB)
     );
-    assert_eq!(effects(p, p | cr4::PGE), Effects::FLUSH_TLB);
+    for bit in [cr4::PGE, cr4::PSE, cr4::SMEP, cr4::SMAP] {
+        assert_eq!(effects(p, p | bit), Effects::FLUSH_TLB);
+        assert_eq!(effects(p | bit, p), Effects::FLUSH_TLB);
+    }
     assert_eq!(effects(p, p | cr4::PCIDE), Effects::NONE);
     assert_eq!(effects(p | cr4::PCIDE, p), Effects::FLUSH_TLB);
     assert_eq!(effects(p, p | cr4::TSD | cr4::UMIP), Effects::NONE);
@@ -480,7 +483,7 @@ fn step() -> impl Strategy<Value = Step> {
         cr0::NW,
         1 << 40,
     ];
-    static CR4: [u64; 9] = [
+    static CR4: [u64; 11] = [
         cr4::PAE,
         cr4::PAE,
         cr4::PGE,
@@ -489,6 +492,8 @@ fn step() -> impl Strategy<Value = Step> {
         cr4::OSXSAVE,
         cr4::CET,
         cr4::SMEP,
+        cr4::SMAP,
+        cr4::PSE,
         cr4::VMXE,
     ];
     static EFER: [u64; 5] = [efer::LME, efer::LMA, efer::NXE, efer::SCE, efer::SVME];
