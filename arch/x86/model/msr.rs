@@ -14,7 +14,6 @@ pub mod filter;
 pub mod mce;
 pub mod permission;
 mod table;
-pub mod tsc;
 
 pub use mce::Mce;
 pub use table::{

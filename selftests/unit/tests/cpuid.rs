@@ -6,8 +6,9 @@
 use proptest::prelude::*;
 use rkvm_unit::arch::x86::model::cpuid::feature::{ALL, COUNT, TABLE};
 use rkvm_unit::arch::x86::model::cpuid::{
-    family_model, Cap, CapSet, CpuidTable, Dynamic, Entry, Feature, FeatureSet, GuestFeatures,
-    HostCaps, InvalidCpuid, Policy, Reg, Regs, Supported, Vendor, MAX_ENTRIES, SIGNIFICANT_INDEX,
+    dynamic, family_model, Cap, CapSet, CpuidTable, Dynamic, Entry, Feature, FeatureSet,
+    GuestFeatures, HostCaps, InvalidCpuid, Policy, Reg, Regs, Supported, Vendor, MAX_ENTRIES,
+    SIGNIFICANT_INDEX,
 };
 use rkvm_unit::arch::x86::model::pv;
 use rkvm_unit::arch::x86::model::regs::{cr4, efer};
@@ -660,6 +661,40 @@ fn state_shows() {
     assert!(has(&d, Feature::Monitor));
     d.mwait = Some(false);
     assert!(!has(&d, Feature::Monitor));
+}
+
+/// The kernel's cpuid_test: a table that was read back in another state is the same table, one with
+/// another feature or address width is not.
+#[test]
+fn same_tables() {
+    let host = full_host(AMD);
+    let s = Supported::build(&host, &caps(Vendor::Amd));
+    let mut v = entries(&s, &host);
+    CpuidTable::sort(&mut v);
+    let mut d = state(&s.layout);
+    d.cr4 = cr4::OSXSAVE | cr4::PKE;
+    d.apic_enabled = false;
+    d.xcr0 = 7;
+    let read_back: Vec<Entry> = v
+        .iter()
+        .map(|e| Entry {
+            regs: dynamic(e, &d),
+            ..*e
+        })
+        .collect();
+    assert_ne!(v, read_back);
+    let t = CpuidTable::new(&v);
+    let now = state(&s.layout);
+    assert!(t.same(&t, &now) && t.same(&CpuidTable::new(&read_back), &now));
+    assert!(!t.same(&CpuidTable::new(&v[1..]), &now));
+    for i in 0..v.len() {
+        let mut w = v.clone();
+        w[i].regs.edx ^= 1 << 30;
+        assert!(!t.same(&CpuidTable::new(&w), &now), "entry {i}");
+        let mut w = v.clone();
+        w[i].index += 1;
+        assert!(!t.same(&CpuidTable::new(&w), &now), "entry {i}");
+    }
 }
 
 #[test]
