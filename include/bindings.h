@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What bindgen turns into rkvm/bindings_generated.rs: the uapi of KVM and our own C helpers.
+ * Types that the kernel crate already binds are blocked in Kbuild and taken from there.
+ */
+#ifndef RKVM_BINDINGS_H
+#define RKVM_BINDINGS_H
+
+#include <linux/kvm.h>
+#include "helpers_core.h"
+
+#endif

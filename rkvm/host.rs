@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The only rooms that call the kernel's C functions: safe wrappers, one facility a file.
