@@ -5,4 +5,5 @@
 //! `core` only, no `unsafe`, no allocation, no panic. The same files are compiled into `rkvm.ko`
 //! and, on the host, into `selftests/unit` and `selftests/fuzz`.
 
+pub mod lapic;
 pub mod regs;
