@@ -5,5 +5,8 @@
 //! `core` only, no `unsafe`, no allocation, no panic. The same files are compiled into `rkvm.ko`
 //! and, on the host, into `selftests/unit` and `selftests/fuzz`.
 
+pub mod clock;
+pub mod events;
 pub mod lapic;
+pub mod msi;
 pub mod regs;
