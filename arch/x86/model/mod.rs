@@ -6,3 +6,4 @@
 //! and, on the host, into `selftests/unit` and `selftests/fuzz`.
 
 pub mod regs;
+pub mod decode;
