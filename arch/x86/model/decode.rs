@@ -62,7 +62,11 @@ use simd::Map;
 pub fn decode(bytes: &[u8], mode: Mode) -> Result<Insn, DecodeError> {
     let mut c = Cursor::new(bytes);
     let (prefixes, opcode) = prefixes(&mut c, mode)?;
-    let mut d = Decoder { c, mode, insn: blank(prefixes, opcode, mode) };
+    let mut d = Decoder {
+        c,
+        mode,
+        insn: blank(prefixes, opcode, mode),
+    };
     d.run()?;
     d.insn.len = d.c.len();
     Ok(d.insn)

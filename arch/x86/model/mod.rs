@@ -5,5 +5,6 @@
 //! `core` only, no `unsafe`, no allocation, no panic. The same files are compiled into `rkvm.ko`
 //! and, on the host, into `selftests/unit` and `selftests/fuzz`.
 
-pub mod regs;
 pub mod decode;
+pub mod emulate;
+pub mod regs;

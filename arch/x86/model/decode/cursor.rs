@@ -42,7 +42,10 @@ impl<'a> Cursor<'a> {
         if self.pos >= MAX_LEN {
             return Err(DecodeError::TooLong);
         }
-        self.bytes.get(self.pos).copied().ok_or(DecodeError::NeedMore)
+        self.bytes
+            .get(self.pos)
+            .copied()
+            .ok_or(DecodeError::NeedMore)
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, DecodeError> {

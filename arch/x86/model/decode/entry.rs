@@ -85,7 +85,12 @@ pub(super) const fn e2(mnemonic: Mnemonic, a: Opnd, b: Opnd) -> Entry {
 
 /// An entry with three operands.
 pub(super) const fn e3(mnemonic: Mnemonic, a: Opnd, b: Opnd, c: Opnd) -> Entry {
-    Entry { mnemonic, ops: [a, b, c], flags: 0, group: 0 }
+    Entry {
+        mnemonic,
+        ops: [a, b, c],
+        flags: 0,
+        group: 0,
+    }
 }
 
 /// An opcode whose ModRM.reg chooses the instruction; entries of the group without operands of

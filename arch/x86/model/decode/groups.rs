@@ -37,7 +37,16 @@ pub(super) static GROUPS: [[Entry; 8]; 10] = [
     // G1A: 8F (others were XOP)
     [m(Pop).f(D64), BAD, BAD, BAD, BAD, BAD, BAD, BAD],
     // G2: C0, C1, D0-D3
-    [m(Rol), m(Ror), m(Rcl), m(Rcr), m(Shl), m(Shr), m(Shl), m(Sar)],
+    [
+        m(Rol),
+        m(Ror),
+        m(Rcl),
+        m(Rcr),
+        m(Shl),
+        m(Shr),
+        m(Shl),
+        m(Sar),
+    ],
     // G3B: F6
     [
         e2(Test, Eb, Ib),
@@ -107,15 +116,30 @@ pub(super) static BY_PREFIX: [[Entry; 4]; 8] = [
     // 0F B8: JMPE without F3, which only Itanium had
     [BAD, BAD, e2(Popcnt, Gv, Ev), BAD],
     // 0F BC
-    [e2(Bsf, Gv, Ev), e2(Bsf, Gv, Ev), e2(Tzcnt, Gv, Ev), e2(Bsf, Gv, Ev)],
+    [
+        e2(Bsf, Gv, Ev),
+        e2(Bsf, Gv, Ev),
+        e2(Tzcnt, Gv, Ev),
+        e2(Bsf, Gv, Ev),
+    ],
     // 0F BD
-    [e2(Bsr, Gv, Ev), e2(Bsr, Gv, Ev), e2(Lzcnt, Gv, Ev), e2(Bsr, Gv, Ev)],
+    [
+        e2(Bsr, Gv, Ev),
+        e2(Bsr, Gv, Ev),
+        e2(Lzcnt, Gv, Ev),
+        e2(Bsr, Gv, Ev),
+    ],
     // 0F38 F0
     [e2(Movbe, Gv, Mv), e2(Movbe, Gv, Mv), BAD, CRC32],
     // 0F38 F1
     [e2(Movbe, Mv, Gv), e2(Movbe, Mv, Gv), BAD, CRC32],
     // 0F38 F6: WRSS, ADCX, ADOX
-    [e0(Other).f(MEM | MODRM), e2(Adcx, Gy, Ey), e2(Adox, Gy, Ey), BAD],
+    [
+        e0(Other).f(MEM | MODRM),
+        e2(Adcx, Gy, Ey),
+        e2(Adox, Gy, Ey),
+        BAD,
+    ],
     // 0F38 82
     [BAD, e2(Invpcid, Opnd::Gv, M).f(NATIVE), BAD, BAD],
     // 0F C3

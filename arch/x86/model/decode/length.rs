@@ -3,9 +3,9 @@
 //! The length of an instruction whose exit already told what it is: the path that every exit of a
 //! processor without next-RIP takes.
 
+use super::decode;
 use super::mnemonic::Mnemonic;
 use super::types::Mode;
-use super::decode;
 
 /// Length in bytes of the instruction at the start of `bytes`, provided that it is `expected`.
 ///

@@ -133,9 +133,9 @@ fn group7(insn: &Insn, mode: Mode) -> Entry {
             (0xf0..=0xf7, _) => e1(Lmsw, Ew),
             (0xf8, _) if mode.is_64() => e0(Swapgs),
             (0xf9, _) => e0(Rdtscp),
-            (0xfc, _) => e0(Other),         // CLZERO
+            (0xfc, _) => e0(Other),                      // CLZERO
             (0xfa | 0xfb | 0xfd..=0xff, 0) => e0(Other), // MONITORX, MWAITX, RDPRU, INVLPGB, TLBSYNC
-            (0xfa, 2) | (0xff, 3) => e0(Other), // MCOMMIT, PVALIDATE
+            (0xfa, 2) | (0xff, 3) => e0(Other),          // MCOMMIT, PVALIDATE
             (0xfd..=0xff, 2) | (0xfe, 3) if mode.is_64() => e0(Other), // RMPQUERY and kin
             _ => BAD,
         }
@@ -155,15 +155,15 @@ fn group15(insn: &Insn, mode: Mode) -> Entry {
         (true, 4..=6, 0) => e0(Xsave),
         (true, 7, 0) | (true, 6 | 7, 1) => e1(Clflush, M),
         (true, 4, 2) if !insn.prefixes.opsize => e0(Other), // PTWRITE
-        (true, 6, 2) => e0(Other), // CLRSSBSY
+        (true, 6, 2) => e0(Other),                          // CLRSSBSY
         (false, 5..=7, 0) => e0(Fence),
         (false, 0, 2) if mode.is_64() => e1(Rdfsbase, Ey),
         (false, 1, 2) if mode.is_64() => e1(Rdgsbase, Ey),
         (false, 2, 2) if mode.is_64() => e1(Wrfsbase, Ey),
         (false, 3, 2) if mode.is_64() => e1(Wrgsbase, Ey),
         (false, 4, 2) if !insn.prefixes.opsize => e0(Other), // PTWRITE
-        (false, 5 | 6, 2) => e0(Other), // INCSSP, UMONITOR
-        (false, 6, 1 | 3) => e0(Other), // TPAUSE, UMWAIT
+        (false, 5 | 6, 2) => e0(Other),                      // INCSSP, UMONITOR
+        (false, 6, 1 | 3) => e0(Other),                      // TPAUSE, UMWAIT
         _ => BAD,
     };
     e.f(MODRM)

@@ -36,41 +36,41 @@ const V: u8 = 1 << 7;
 
 /// Map, opcode, mandatory prefix (none 0, 66 1, F3 2, F2 3), size, flags.
 const ROWS: &[(Map, u8, u8, u8, u8)] = &[
-    (Map::M0f, 0x10, 0, FULL, 0),           // MOVUPS
-    (Map::M0f, 0x10, 1, FULL, 0),           // MOVUPD
-    (Map::M0f, 0x10, 2, 4, Z | MO),         // MOVSS
-    (Map::M0f, 0x10, 3, 8, Z | MO),         // MOVSD
-    (Map::M0f, 0x11, 0, FULL, S),           // MOVUPS
-    (Map::M0f, 0x11, 1, FULL, S),           // MOVUPD
-    (Map::M0f, 0x11, 2, 4, S | MO),         // MOVSS
-    (Map::M0f, 0x11, 3, 8, S | MO),         // MOVSD
-    (Map::M0f, 0x12, 0, 8, MO | V),         // MOVLPS
-    (Map::M0f, 0x12, 1, 8, MO | V),         // MOVLPD
-    (Map::M0f, 0x13, 0, 8, S | MO),         // MOVLPS
-    (Map::M0f, 0x13, 1, 8, S | MO),         // MOVLPD
-    (Map::M0f, 0x16, 0, 8, H | MO | V),     // MOVHPS
-    (Map::M0f, 0x16, 1, 8, H | MO | V),     // MOVHPD
-    (Map::M0f, 0x17, 0, 8, S | H | MO),     // MOVHPS
-    (Map::M0f, 0x17, 1, 8, S | H | MO),     // MOVHPD
-    (Map::M0f, 0x28, 0, FULL, A),           // MOVAPS
-    (Map::M0f, 0x28, 1, FULL, A),           // MOVAPD
-    (Map::M0f, 0x29, 0, FULL, A | S),       // MOVAPS
-    (Map::M0f, 0x29, 1, FULL, A | S),       // MOVAPD
-    (Map::M0f, 0x2b, 0, FULL, A | S | MO),  // MOVNTPS
-    (Map::M0f, 0x2b, 1, FULL, A | S | MO),  // MOVNTPD
-    (Map::M0f, 0x2b, 2, 4, S | MO | SSE),   // MOVNTSS
-    (Map::M0f, 0x2b, 3, 8, S | MO | SSE),   // MOVNTSD
-    (Map::M0f, 0x6e, 1, BY_W, G | Z),       // MOVD, MOVQ
-    (Map::M0f, 0x6f, 1, FULL, A),           // MOVDQA
-    (Map::M0f, 0x6f, 2, FULL, 0),           // MOVDQU
-    (Map::M0f, 0x7e, 1, BY_W, G | S),       // MOVD, MOVQ
-    (Map::M0f, 0x7e, 2, 8, Z),              // MOVQ
-    (Map::M0f, 0x7f, 1, FULL, A | S),       // MOVDQA
-    (Map::M0f, 0x7f, 2, FULL, S),           // MOVDQU
-    (Map::M0f, 0xd6, 1, 8, S | Z),          // MOVQ
-    (Map::M0f, 0xe7, 1, FULL, A | S | MO),  // MOVNTDQ
-    (Map::M0f, 0xf0, 3, FULL, MO),          // LDDQU
-    (Map::M0f38, 0x2a, 1, FULL, A | MO),    // MOVNTDQA
+    (Map::M0f, 0x10, 0, FULL, 0),          // MOVUPS
+    (Map::M0f, 0x10, 1, FULL, 0),          // MOVUPD
+    (Map::M0f, 0x10, 2, 4, Z | MO),        // MOVSS
+    (Map::M0f, 0x10, 3, 8, Z | MO),        // MOVSD
+    (Map::M0f, 0x11, 0, FULL, S),          // MOVUPS
+    (Map::M0f, 0x11, 1, FULL, S),          // MOVUPD
+    (Map::M0f, 0x11, 2, 4, S | MO),        // MOVSS
+    (Map::M0f, 0x11, 3, 8, S | MO),        // MOVSD
+    (Map::M0f, 0x12, 0, 8, MO | V),        // MOVLPS
+    (Map::M0f, 0x12, 1, 8, MO | V),        // MOVLPD
+    (Map::M0f, 0x13, 0, 8, S | MO),        // MOVLPS
+    (Map::M0f, 0x13, 1, 8, S | MO),        // MOVLPD
+    (Map::M0f, 0x16, 0, 8, H | MO | V),    // MOVHPS
+    (Map::M0f, 0x16, 1, 8, H | MO | V),    // MOVHPD
+    (Map::M0f, 0x17, 0, 8, S | H | MO),    // MOVHPS
+    (Map::M0f, 0x17, 1, 8, S | H | MO),    // MOVHPD
+    (Map::M0f, 0x28, 0, FULL, A),          // MOVAPS
+    (Map::M0f, 0x28, 1, FULL, A),          // MOVAPD
+    (Map::M0f, 0x29, 0, FULL, A | S),      // MOVAPS
+    (Map::M0f, 0x29, 1, FULL, A | S),      // MOVAPD
+    (Map::M0f, 0x2b, 0, FULL, A | S | MO), // MOVNTPS
+    (Map::M0f, 0x2b, 1, FULL, A | S | MO), // MOVNTPD
+    (Map::M0f, 0x2b, 2, 4, S | MO | SSE),  // MOVNTSS
+    (Map::M0f, 0x2b, 3, 8, S | MO | SSE),  // MOVNTSD
+    (Map::M0f, 0x6e, 1, BY_W, G | Z),      // MOVD, MOVQ
+    (Map::M0f, 0x6f, 1, FULL, A),          // MOVDQA
+    (Map::M0f, 0x6f, 2, FULL, 0),          // MOVDQU
+    (Map::M0f, 0x7e, 1, BY_W, G | S),      // MOVD, MOVQ
+    (Map::M0f, 0x7e, 2, 8, Z),             // MOVQ
+    (Map::M0f, 0x7f, 1, FULL, A | S),      // MOVDQA
+    (Map::M0f, 0x7f, 2, FULL, S),          // MOVDQU
+    (Map::M0f, 0xd6, 1, 8, S | Z),         // MOVQ
+    (Map::M0f, 0xe7, 1, FULL, A | S | MO), // MOVNTDQ
+    (Map::M0f, 0xf0, 3, FULL, MO),         // LDDQU
+    (Map::M0f38, 0x2a, 1, FULL, A | MO),   // MOVNTDQA
 ];
 
 /// The vector move that an encoding is, with its operands; `w` is REX.W or VEX.W, `vex` VEX.L and

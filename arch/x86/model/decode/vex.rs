@@ -34,7 +34,9 @@ use super::{
 
 /// The integer instructions with VEX encoding: map, opcode, mandatory prefix (none 0, 66 1, F3 2,
 /// F2 3), ModRM.reg where it extends the opcode, operands. `By` is the register in VEX.vvvv.
-const INTEGER: &[(Map, u8, u8, Option<u8>, Mnemonic, [Opnd; 3])] = &[
+type Row = (Map, u8, u8, Option<u8>, Mnemonic, [Opnd; 3]);
+
+const INTEGER: &[Row] = &[
     (Map::M0f38, 0xf2, 0, None, Andn, [Gy, By, Ey]),
     (Map::M0f38, 0xf3, 0, Some(1), Blsr, [By, Ey, Opnd::None]),
     (Map::M0f38, 0xf3, 0, Some(2), Blsmsk, [By, Ey, Opnd::None]),
@@ -48,8 +50,22 @@ const INTEGER: &[(Map, u8, u8, Option<u8>, Mnemonic, [Opnd; 3])] = &[
     (Map::M0f38, 0xf7, 2, None, Sarx, [Gy, Ey, By]),
     (Map::M0f38, 0xf7, 3, None, Shrx, [Gy, Ey, By]),
     (Map::M0f3a, 0xf0, 3, None, Rorx, [Gy, Ey, Ib]),
-    (Map::M0f, 0xae, 0, Some(2), Ldmxcsr, [M, Opnd::None, Opnd::None]),
-    (Map::M0f, 0xae, 0, Some(3), Stmxcsr, [M, Opnd::None, Opnd::None]),
+    (
+        Map::M0f,
+        0xae,
+        0,
+        Some(2),
+        Ldmxcsr,
+        [M, Opnd::None, Opnd::None],
+    ),
+    (
+        Map::M0f,
+        0xae,
+        0,
+        Some(3),
+        Stmxcsr,
+        [M, Opnd::None, Opnd::None],
+    ),
 ];
 
 /// After C4 or C5.
@@ -60,7 +76,11 @@ pub(super) fn decode_vex(d: &mut Decoder<'_>) -> Result<(), DecodeError> {
         return Err(DecodeError::Invalid);
     }
     let b1 = d.c.u8()?;
-    let (map, b2) = if three { (b1 & 0x1f, d.c.u8()?) } else { (1, b1) };
+    let (map, b2) = if three {
+        (b1 & 0x1f, d.c.u8()?)
+    } else {
+        (1, b1)
+    };
     let w = three && b2 & 0x80 != 0;
     let vvvv = (b2 >> 3 & 15) ^ 15;
     if d.mode.is_64() {
@@ -82,17 +102,35 @@ pub(super) fn decode_vex(d: &mut Decoder<'_>) -> Result<(), DecodeError> {
     d.insn.vex = Some(Vex { l, w, vvvv });
     if map == Map::M0f && opcode == 0x77 && pp == 0 {
         // VZEROUPPER, VZEROALL
-        return if vvvv == 0 { Ok(()) } else { Err(DecodeError::Invalid) };
+        return if vvvv == 0 {
+            Ok(())
+        } else {
+            Err(DecodeError::Invalid)
+        };
     }
     let modrm = d.c.peek()?;
     let is_64 = d.mode.is_64();
     let r = d.insn.prefixes.rex & 4 != 0;
-    if !exists(&Form { map, opcode, pp, modrm, l, w, vvvv, r, is_64 }) {
+    if !exists(&Form {
+        map,
+        opcode,
+        pp,
+        modrm,
+        l,
+        w,
+        vvvv,
+        r,
+        is_64,
+    }) {
         return Err(DecodeError::Invalid);
     }
     if !is_64 {
         // Eight registers: the field's high bit is not looked at where it names one.
-        d.insn.vex = Some(Vex { l, w, vvvv: vvvv & 7 });
+        d.insn.vex = Some(Vex {
+            l,
+            w,
+            vvvv: vvvv & 7,
+        });
     }
     d.modrm()?;
     let is_mem = d.insn.mem.is_some();
@@ -102,10 +140,7 @@ pub(super) fn decode_vex(d: &mut Decoder<'_>) -> Result<(), DecodeError> {
         d.insn.vec = Some(v);
     }
     if let Some(&(.., mnemonic, ops)) = INTEGER.iter().find(|r| {
-        r.0 == map
-            && r.1 == opcode
-            && r.2 == pp
-            && r.3.is_none_or(|reg| reg == modrm >> 3 & 7)
+        r.0 == map && r.1 == opcode && r.2 == pp && r.3.is_none_or(|reg| reg == modrm >> 3 & 7)
     }) {
         d.insn.mnemonic = mnemonic;
         d.insn.ops = ops;

@@ -55,37 +55,37 @@ const ROWS: &[Row] = &[
     (M0f, 0x16, 0x16, P66, M | V | L0), // VMOVHPD
     (M0f, 0x16, 0x16, F3, B),           // VMOVSHDUP
     (M0f, 0x17, 0x17, NP | P66, M | L0),
-    (M0f, 0x28, 0x29, NP | P66, B),    // VMOVAPS
-    (M0f, 0x2a, 0x2a, F3 | F2, B | V), // VCVTSI2SS
-    (M0f, 0x2b, 0x2b, NP | P66, M),    // VMOVNTPS
-    (M0f, 0x2c, 0x2d, F3 | F2, B),     // VCVTTSS2SI
-    (M0f, 0x2e, 0x2f, NP | P66, B),    // VUCOMISS
+    (M0f, 0x28, 0x29, NP | P66, B),          // VMOVAPS
+    (M0f, 0x2a, 0x2a, F3 | F2, B | V),       // VCVTSI2SS
+    (M0f, 0x2b, 0x2b, NP | P66, M),          // VMOVNTPS
+    (M0f, 0x2c, 0x2d, F3 | F2, B),           // VCVTTSS2SI
+    (M0f, 0x2e, 0x2f, NP | P66, B),          // VUCOMISS
     (M0f, 0x41, 0x42, NP | P66, R | V | L1), // KAND
     (M0f, 0x44, 0x44, NP | P66, R | L0),     // KNOT
     (M0f, 0x45, 0x47, NP | P66, R | V | L1), // KOR
     (M0f, 0x4a, 0x4a, NP | P66, R | V | L1), // KADD
     (M0f, 0x4b, 0x4b, NP, R | V | L1),       // KUNPCK
     (M0f, 0x4b, 0x4b, P66, R | V | L1 | W0),
-    (M0f, 0x50, 0x50, NP | P66, R),     // VMOVMSKPS
-    (M0f, 0x51, 0x51, NP | P66, B),     // VSQRTPS
-    (M0f, 0x51, 0x51, F3 | F2, B | V),  // VSQRTSS
-    (M0f, 0x52, 0x53, NP, B),           // VRSQRTPS
-    (M0f, 0x52, 0x53, F3, B | V),       // VRSQRTSS
-    (M0f, 0x54, 0x57, NP | P66, B | V), // VANDPS
-    (M0f, 0x58, 0x59, ALL, B | V),      // VADDPS
-    (M0f, 0x5a, 0x5a, NP | P66, B),     // VCVTPS2PD
-    (M0f, 0x5a, 0x5a, F3 | F2, B | V),  // VCVTSS2SD
+    (M0f, 0x50, 0x50, NP | P66, R),      // VMOVMSKPS
+    (M0f, 0x51, 0x51, NP | P66, B),      // VSQRTPS
+    (M0f, 0x51, 0x51, F3 | F2, B | V),   // VSQRTSS
+    (M0f, 0x52, 0x53, NP, B),            // VRSQRTPS
+    (M0f, 0x52, 0x53, F3, B | V),        // VRSQRTSS
+    (M0f, 0x54, 0x57, NP | P66, B | V),  // VANDPS
+    (M0f, 0x58, 0x59, ALL, B | V),       // VADDPS
+    (M0f, 0x5a, 0x5a, NP | P66, B),      // VCVTPS2PD
+    (M0f, 0x5a, 0x5a, F3 | F2, B | V),   // VCVTSS2SD
     (M0f, 0x5b, 0x5b, NP | P66 | F3, B), // VCVTDQ2PS
-    (M0f, 0x5c, 0x5f, ALL, B | V),      // VSUBPS
-    (M0f, 0x60, 0x6d, P66, B | V),      // VPUNPCK
-    (M0f, 0x6e, 0x6e, P66, B | L0),     // VMOVD
-    (M0f, 0x6f, 0x6f, P66 | F3, B),     // VMOVDQA
+    (M0f, 0x5c, 0x5f, ALL, B | V),       // VSUBPS
+    (M0f, 0x60, 0x6d, P66, B | V),       // VPUNPCK
+    (M0f, 0x6e, 0x6e, P66, B | L0),      // VMOVD
+    (M0f, 0x6f, 0x6f, P66 | F3, B),      // VMOVDQA
     (M0f, 0x70, 0x70, P66 | F3 | F2, B), // VPSHUFD
-    (M0f, 0x71, 0x73, P66, R | V),      // shifts by immediate
-    (M0f, 0x74, 0x76, P66, B | V),      // VPCMPEQ
-    (M0f, 0x7c, 0x7d, P66 | F2, B | V), // VHADD
+    (M0f, 0x71, 0x73, P66, R | V),       // shifts by immediate
+    (M0f, 0x74, 0x76, P66, B | V),       // VPCMPEQ
+    (M0f, 0x7c, 0x7d, P66 | F2, B | V),  // VHADD
     (M0f, 0x7e, 0x7e, P66 | F3, B | L0), // VMOVD, VMOVQ
-    (M0f, 0x7f, 0x7f, P66 | F3, B),     // VMOVDQA
+    (M0f, 0x7f, 0x7f, P66 | F3, B),      // VMOVDQA
     (M0f, 0x90, 0x90, NP | P66, B | L0), // KMOV
     (M0f, 0x91, 0x91, NP | P66, M | L0),
     (M0f, 0x92, 0x93, NP | P66, R | L0 | W0),
@@ -147,30 +147,30 @@ const ROWS: &[Row] = &[
     (M0f38, 0xb6, 0xbf, P66, B | V),          // VFMADD231
     (M0f38, 0xcb, 0xcb, F2, R | V | L1 | W0), // VSHA512
     (M0f38, 0xcc, 0xcd, F2, R | L1 | W0),
-    (M0f38, 0xcf, 0xcf, P66, B | V | W0),          // VGF2P8MULB
+    (M0f38, 0xcf, 0xcf, P66, B | V | W0),           // VGF2P8MULB
     (M0f38, 0xd2, 0xd3, NP | P66 | F3, B | V | W0), // VPDPWUSD
     (M0f38, 0xda, 0xda, NP | P66, B | V | L0 | W0), // VSM3MSG
-    (M0f38, 0xda, 0xda, F3 | F2, B | V | W0),      // VSM4
-    (M0f38, 0xdb, 0xdb, P66, B | L0),              // VAESIMC
-    (M0f38, 0xdc, 0xdf, P66, B | V),               // VAES
-    (M0f38, 0xe0, 0xef, P66, M | V | L0),          // CMPccXADD
-    (M0f38, 0xf2, 0xf2, NP, B | V | L0),           // ANDN
-    (M0f38, 0xf3, 0xf3, NP, B | V | L0),           // BLSR, BLSMSK, BLSI
-    (M0f38, 0xf5, 0xf5, NP | F3 | F2, B | V | L0), // BZHI, PEXT, PDEP
-    (M0f38, 0xf6, 0xf6, F2, B | V | L0),           // MULX
-    (M0f38, 0xf7, 0xf7, ALL, B | V | L0),          // BEXTR, SHLX, SARX, SHRX
-    (M0f3a, 0x00, 0x01, P66, B | L1 | W1),         // VPERMQ
-    (M0f3a, 0x02, 0x02, P66, B | V | W0),          // VPBLENDD
-    (M0f3a, 0x04, 0x05, P66, B | W0),              // VPERMILPS
-    (M0f3a, 0x06, 0x06, P66, B | V | L1 | W0),     // VPERM2F128
-    (M0f3a, 0x08, 0x09, P66, B),                   // VROUNDPS
+    (M0f38, 0xda, 0xda, F3 | F2, B | V | W0),       // VSM4
+    (M0f38, 0xdb, 0xdb, P66, B | L0),               // VAESIMC
+    (M0f38, 0xdc, 0xdf, P66, B | V),                // VAES
+    (M0f38, 0xe0, 0xef, P66, M | V | L0),           // CMPccXADD
+    (M0f38, 0xf2, 0xf2, NP, B | V | L0),            // ANDN
+    (M0f38, 0xf3, 0xf3, NP, B | V | L0),            // BLSR, BLSMSK, BLSI
+    (M0f38, 0xf5, 0xf5, NP | F3 | F2, B | V | L0),  // BZHI, PEXT, PDEP
+    (M0f38, 0xf6, 0xf6, F2, B | V | L0),            // MULX
+    (M0f38, 0xf7, 0xf7, ALL, B | V | L0),           // BEXTR, SHLX, SARX, SHRX
+    (M0f3a, 0x00, 0x01, P66, B | L1 | W1),          // VPERMQ
+    (M0f3a, 0x02, 0x02, P66, B | V | W0),           // VPBLENDD
+    (M0f3a, 0x04, 0x05, P66, B | W0),               // VPERMILPS
+    (M0f3a, 0x06, 0x06, P66, B | V | L1 | W0),      // VPERM2F128
+    (M0f3a, 0x08, 0x09, P66, B),                    // VROUNDPS
     (M0f3a, 0x0a, 0x0f, P66, B | V),
     (M0f3a, 0x14, 0x17, P66, B | L0),          // VPEXTR
     (M0f3a, 0x18, 0x18, P66, B | V | L1 | W0), // VINSERTF128
     (M0f3a, 0x19, 0x19, P66, B | L1 | W0),
-    (M0f3a, 0x1d, 0x1d, P66, B | W0),      // VCVTPS2PH
-    (M0f3a, 0x20, 0x22, P66, B | V | L0),  // VPINSR
-    (M0f3a, 0x30, 0x33, P66, R | L0),      // KSHIFT
+    (M0f3a, 0x1d, 0x1d, P66, B | W0),          // VCVTPS2PH
+    (M0f3a, 0x20, 0x22, P66, B | V | L0),      // VPINSR
+    (M0f3a, 0x30, 0x33, P66, R | L0),          // KSHIFT
     (M0f3a, 0x38, 0x38, P66, B | V | L1 | W0), // VINSERTI128
     (M0f3a, 0x39, 0x39, P66, B | L1 | W0),
     (M0f3a, 0x40, 0x40, P66, B | V), // VDPPS
