@@ -13,6 +13,8 @@ pub mod msr;
 pub mod mtrr;
 pub mod pv;
 pub mod msi;
+pub mod decode;
+pub mod emulate;
 pub mod regs;
 pub mod sregs;
 pub mod walk;
