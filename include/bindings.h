@@ -8,5 +8,6 @@
 
 #include <linux/kvm.h>
 #include "helpers_core.h"
+#include "helpers_mm.h"
 
 #endif

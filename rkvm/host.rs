@@ -1,3 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The only rooms that call the kernel's C functions: safe wrappers, one facility a file.
+
+pub(crate) mod mm;
+pub(crate) mod rwlock;
+pub(crate) mod srcu_cell;
+pub(crate) mod table_page;
