@@ -2,6 +2,7 @@
 
 //! The only rooms that call the kernel's C functions: safe wrappers, one facility a file.
 
+pub(crate) mod grow_vec;
 pub(crate) mod mm;
 pub(crate) mod rwlock;
 pub(crate) mod srcu_cell;

@@ -5,6 +5,7 @@
 #include <linux/pgtable.h>
 #include <linux/sched/signal.h>
 #include <linux/spinlock.h>
+#include <linux/swap.h>
 #include <linux/uaccess.h>
 #include <linux/vmstat.h>
 

@@ -306,10 +306,13 @@ pub(crate) struct UserFrame {
 }
 
 impl UserFrame {
-    /// Finds the frame at `address` of `mm`, whose mapping must be one of raw frames. May sleep.
+    /// Finds the frame at `address` of the current address space, whose mapping must be one of raw
+    /// frames. May sleep.
     ///
     /// Nothing holds the frame: the caller must use it under the notifier's protection only.
-    pub(crate) fn get(mm: &MmWithUser, address: usize, write: bool) -> Result<Self> {
+    pub(crate) fn of_current(address: usize, write: bool) -> Result<Self> {
+        let task = current!();
+        let mm: &MmWithUser = task.mm().ok_or(ESRCH)?;
         // `fixup_user_fault` may drop the lock: then the mapping is looked up again.
         for _ in 0..8 {
             let guard = mm.mmap_read_lock();

@@ -107,9 +107,7 @@ impl TableStore {
     fn find(&self, phys: u64) -> Option<(NonNull<AtomicU64>, u32)> {
         let mut found = 0;
         // SAFETY: Any address and token may be asked for.
-        let at = unsafe {
-            bindings::rkvm_table_find(phys, self.token(), ORDER_MASK, &mut found)
-        };
+        let at = unsafe { bindings::rkvm_table_find(phys, self.token(), ORDER_MASK, &mut found) };
         let order = (found & ORDER_MASK) >> ORDER_SHIFT;
         Some((NonNull::new(at.cast())?, order as u32))
     }

@@ -260,6 +260,18 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
         }
     }
 
+    /// Whether a tree can have this shape.
+    pub fn is_valid(config: &Config) -> bool {
+        let Some(top) = config.levels.checked_sub(1) else {
+            return false;
+        };
+        let reach = E::PAGE_SHIFT + page_order::<E>(top.min(MAX_LEVELS as u32));
+        (2..=MAX_LEVELS as u32).contains(&config.levels)
+            && config.max_leaf_level < config.levels
+            && config.gpa_bits > reach
+            && config.gpa_bits <= reach + 16
+    }
+
     /// log2 of the number of entries of the root table.
     pub fn root_bits(config: &Config) -> u32 {
         config
@@ -477,11 +489,7 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
 
     /// Changes one leaf by `change`, which says what it should be or `None` to leave it.
     /// Returns whether it was changed.
-    fn update(
-        slot: &AtomicU64,
-        level: u32,
-        change: &mut impl FnMut(Leaf) -> Option<Leaf>,
-    ) -> bool {
+    fn update(slot: &AtomicU64, level: u32, change: &mut impl FnMut(Leaf) -> Option<Leaf>) -> bool {
         loop {
             let entry = slot.load(Ordering::Acquire);
             if !E::is_present(entry, level) || (level > 0 && E::is_table(entry, level)) {
