@@ -30,7 +30,7 @@ mod region;
 pub(crate) mod slots;
 #[allow(unreachable_pub, reason = "also compiled on the host, for tests")]
 pub(crate) mod stage2;
-
+#[allow(unreachable_pub)]
 use core::{
     ops::Range,
     sync::atomic::{fence, AtomicU64, Ordering},

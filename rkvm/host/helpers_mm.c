@@ -128,28 +128,30 @@ unsigned int rkvm_mapping_shift(unsigned long address)
 {
 	unsigned int shift = 0;
 	unsigned long flags;
-	pgd_t pgd;
-	p4d_t p4d;
-	pud_t pud;
+	pgd_t *pgdp, pgd;
+	p4d_t *p4dp, p4d;
+	pud_t *pudp, pud;
 	pmd_t pmd;
 
 	/* With interrupts off nobody can free these tables, as in get_user_pages_fast(). */
 	local_irq_save(flags);
-	pgd = pgdp_get(pgd_offset(current->mm, address));
+	pgdp = pgd_offset(current->mm, address);
+	pgd = pgdp_get(pgdp);
 	if (pgd_none(pgd))
 		goto out;
-	p4d = p4dp_get(p4d_offset_lockless(pgd_offset(current->mm, address), pgd, address));
+	p4dp = p4d_offset_lockless(pgdp, pgd, address);
+	p4d = p4dp_get(p4dp);
 	if (p4d_none(p4d) || !p4d_present(p4d))
 		goto out;
-	pud = pudp_get(pud_offset_lockless(p4d_offset_lockless(pgd_offset(current->mm, address),
-							       pgd, address), p4d, address));
+	pudp = pud_offset_lockless(p4dp, p4d, address);
+	pud = pudp_get(pudp);
 	if (pud_none(pud) || !pud_present(pud))
 		goto out;
 	if (pud_leaf(pud)) {
 		shift = PUD_SHIFT;
 		goto out;
 	}
-	pmd = pmdp_get_lockless(pmd_offset(&pud, address));
+	pmd = pmdp_get_lockless(pmd_offset_lockless(pudp, pud, address));
 	if (pmd_none(pmd) || !pmd_present(pmd))
 		goto out;
 	shift = pmd_leaf(pmd) ? PMD_SHIFT : PAGE_SHIFT;

@@ -202,15 +202,17 @@ impl UserPage {
         })
     }
 
-    /// Gets the page at `address`, faulting it in. May sleep.
+    /// Gets the page at `address`, faulting it in. May sleep; if `interruptible`, not longer than until
+    /// a signal comes.
     ///
     /// `EINTR`/`EAGAIN`: a signal is pending. `EHWPOISON`: the page is broken. `EFAULT`: no page, or
     /// no permission.
-    pub(crate) fn get(address: usize, write: bool) -> Result<Self> {
+    pub(crate) fn get(address: usize, write: bool, interruptible: bool) -> Result<Self> {
+        let optional = |flag, on| if on { flag } else { 0 };
         let flags = kbindings::FOLL_HWPOISON
-            | kbindings::FOLL_INTERRUPTIBLE
             | kbindings::FOLL_HONOR_NUMA_FAULT
-            | if write { kbindings::FOLL_WRITE } else { 0 };
+            | optional(kbindings::FOLL_INTERRUPTIBLE, interruptible)
+            | optional(kbindings::FOLL_WRITE, write);
         let mut page = core::ptr::null_mut();
         // SAFETY: Any address may be asked for; `page` has room for one pointer.
         let n = unsafe { kbindings::get_user_pages_unlocked(address, 1, &mut page, flags) };

@@ -76,15 +76,17 @@ fn entries(order: u32) -> usize {
 /// The tables of one tree, found by physical address.
 ///
 /// A page belongs to a store if its `page->private` holds the store's token, which is unlike any
-/// value that other users of that field have: the odd address of an allocation of our own. So an address that is not a table
-/// of this store, wherever it comes from, is recognised and never followed.
+/// value that other users of that field have: the address of an allocation of our own, made odd. So
+/// an address that is not a table of this store, wherever it comes from, is recognised and never
+/// followed.
 pub(crate) struct TableStore {
-    /// Bits 1..4 of a token are the order: the alignment of the allocation keeps them free.
     anchor: KBox<Anchor>,
 }
 
+/// An allocation for the sake of its address, whose alignment leaves a token's bits 1 to 4 to the
+/// order of the table.
 #[repr(align(64))]
-struct Anchor([u8; 64]);
+struct Anchor(#[expect(dead_code, reason = "not of size zero, for an address of its own")] u64);
 
 /// Bits of a token that hold the order.
 const ORDER_SHIFT: usize = 1;
@@ -94,7 +96,7 @@ impl TableStore {
     /// An empty store.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
-            anchor: KBox::new(Anchor([0; 64]), GFP_KERNEL_ACCOUNT)?,
+            anchor: KBox::new(Anchor(0), GFP_KERNEL_ACCOUNT)?,
         })
     }
 

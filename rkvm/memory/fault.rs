@@ -45,6 +45,19 @@ enum NoBacking {
     Error(Error),
 }
 
+/// Why a translation was not put into the tree.
+enum NotInstalled {
+    /// The host is changing the page.
+    Changing,
+    /// The host has changed pages since it was asked.
+    Ended,
+    /// The tree does not take it.
+    Tree(MapError),
+}
+
+/// How often a fault asks the host before it gives the vCPU a chance to see signals.
+const TRIES: u32 = 4;
+
 impl<E: Entry, R: Remote> Memory<E, R> {
     /// Resolves a fault of `access` at `gpa`. Sleeps; the VM's address space is the current one.
     ///
@@ -66,25 +79,28 @@ impl<E: Entry, R: Remote> Memory<E, R> {
         if write && slot.readonly() {
             return Ok(Outcome::ReadOnly);
         }
-        shadow.top_up(cache)?;
-        let ends = shadow.ends.load(Ordering::Acquire);
-        let hva = slot.hva_of(gfn);
-        let backing = match Backing::find(hva as usize, write, !slot.readonly()) {
-            Ok(backing) => backing,
-            Err(NoBacking::Retry) => return Ok(Outcome::Retry),
-            Err(NoBacking::Error(error)) => return Err(error),
-        };
-        let level = shadow.leaf_level(slot, gfn, backing.pfn);
-        match shadow.install(slot, gfn, write, ends, level, &backing, cache) {
-            Ok(outcome) => Ok(outcome),
-            Err(MapError::InTheWay) => {
-                // Smaller or other leaves are where this one goes: make room, and take the next fault.
-                shadow.make_room(gfn, level);
-                Ok(Outcome::Retry)
+        // The host's own work for this fault, such as breaking copy-on-write, is a change that ends
+        // while we ask: ask again at once.
+        for _ in 0..TRIES {
+            shadow.top_up(cache)?;
+            let ends = shadow.ends.load(Ordering::Acquire);
+            let hva = slot.hva_of(gfn);
+            let backing = match Backing::find(hva as usize, write, !slot.readonly()) {
+                Ok(backing) => backing,
+                Err(NoBacking::Retry) => return Ok(Outcome::Retry),
+                Err(NoBacking::Error(error)) => return Err(error),
+            };
+            let level = shadow.leaf_level(slot, gfn, backing.pfn);
+            match shadow.install(slot, gfn, write, ends, level, &backing, cache) {
+                Ok(()) => return Ok(Outcome::Mapped),
+                Err(NotInstalled::Ended) => {}
+                Err(NotInstalled::Changing) => break,
+                Err(NotInstalled::Tree(MapError::InTheWay)) => shadow.make_room(gfn, level),
+                Err(NotInstalled::Tree(MapError::Busy | MapError::NeedTable(_))) => {}
+                Err(NotInstalled::Tree(MapError::Invalid)) => return Err(EFAULT),
             }
-            Err(MapError::Busy | MapError::NeedTable(_)) => Ok(Outcome::Retry),
-            Err(MapError::Invalid) => Err(EFAULT),
         }
+        Ok(Outcome::Retry)
     }
 
     /// Resolves a fault if the tree has all that it takes. May be called with interrupts off; `false`
@@ -144,7 +160,7 @@ impl<E: Entry, R: Remote> Shadow<E, R> {
         level: u32,
         backing: &Backing,
         cache: &mut TableCache,
-    ) -> Result<Outcome, MapError> {
+    ) -> Result<(), NotInstalled> {
         let pages = stage2::pages::<E>(level);
         let hva = slot.hva_of(gfn & !(pages - 1)) as usize;
         let host_write = backing.write && !slot.readonly();
@@ -160,12 +176,15 @@ impl<E: Entry, R: Remote> Shadow<E, R> {
         };
         let mmu = self.mmu.read();
         let bytes = (pages as usize) << PAGE_SHIFT;
-        if self.ends.load(Ordering::Acquire) != ends
-            || mmu.invalidations.meets(&(hva..hva.saturating_add(bytes)))
-        {
-            return Ok(Outcome::Retry);
+        if mmu.invalidations.meets(&(hva..hva.saturating_add(bytes))) {
+            return Err(NotInstalled::Changing);
         }
-        mmu.tree.map(gfn, level, &leaf, cache)?;
+        if self.ends.load(Ordering::Acquire) != ends {
+            return Err(NotInstalled::Ended);
+        }
+        mmu.tree
+            .map(gfn, level, &leaf, cache)
+            .map_err(NotInstalled::Tree)?;
         if write {
             slot.mark_dirty(gfn);
         }
@@ -176,7 +195,7 @@ impl<E: Entry, R: Remote> Shadow<E, R> {
             }
             page.set_accessed();
         }
-        Ok(Outcome::Mapped)
+        Ok(())
     }
 
     /// Unmaps all that stands where a leaf of `level` for `gfn` should go.
@@ -210,7 +229,7 @@ impl Backing {
                 return Ok(of_page(page, true));
             }
         }
-        let error = match UserPage::get(hva, write) {
+        let error = match UserPage::get(hva, write, true) {
             Ok(page) => {
                 if !write && may_write {
                     // The fault may have made it writable; if another page is there by now, take that.

@@ -174,7 +174,7 @@ impl<'a> View<'a> {
         self.write_with(gpa, from, mm::write_nofault)
     }
 
-    /// Reads a little-endian number that does not cross a page... of 8 bytes. May sleep.
+    /// Reads a little-endian number of 8 bytes. May sleep.
     pub(crate) fn read_u64(&self, gpa: u64) -> Result<u64, GuestAccess> {
         let mut bytes = [0; 8];
         self.read(gpa, &mut bytes)?;
@@ -202,7 +202,7 @@ impl<'a> View<'a> {
         if slot.readonly() {
             return Err(GuestAccess::ReadOnly);
         }
-        let page = UserPage::get(hva, true).map_err(|_| GuestAccess::Fault)?;
+        let page = UserPage::get(hva, true, false).map_err(|_| GuestAccess::Fault)?;
         let offset = (gpa & (PAGE_SIZE - 1)) as usize;
         let was = page
             .compare_exchange(offset, size, old, new)

@@ -4,7 +4,7 @@
 
 use core::{ops::Range, sync::atomic::Ordering};
 
-use super::{stage2::Entry, Mmu, Remote, Shadow, SlotSet};
+use super::{stage2::Entry, Mmu, Remote, Shadow, Slot, SlotSet};
 use crate::host::{mm::NotifierOps, table_page::FreeList};
 
 /// User addresses as the slots count them.
@@ -12,18 +12,19 @@ fn hvas(range: &Range<usize>) -> Range<u64> {
     range.start as u64..range.end as u64
 }
 
-impl<E: Entry> Mmu<E> {
-    /// The guest frames that `hva` backs, in slots of the set and in one on its way out of it.
-    fn backed<'a>(
-        slots: &'a SlotSet,
-        leaving: &'a Option<super::Slot>,
-        hva: &'a Range<u64>,
-    ) -> impl Iterator<Item = Range<u64>> + 'a {
-        slots
-            .by_hva(hva)
-            .chain(leaving.iter())
-            .map(|slot| slot.gfns_of(hva))
-            .filter(|gfns| !gfns.is_empty())
+/// Calls `visit` with the guest frames that `hva` backs, in slots of the set and in one on its way
+/// out of it.
+fn each_backed(
+    slots: &SlotSet,
+    leaving: Option<&Slot>,
+    hva: Range<u64>,
+    mut visit: impl FnMut(Range<u64>),
+) {
+    if let Some(slot) = leaving {
+        visit(slot.gfns_of(&hva));
+    }
+    for slot in slots.by_hva(hva.clone()) {
+        visit(slot.gfns_of(&hva));
     }
 }
 
@@ -39,9 +40,10 @@ impl<E: Entry, R: Remote> NotifierOps for Shadow<E, R> {
             // the lock later, and sees the invalidation.
             let slots = self.slots.read();
             let mut changed = false;
-            for gfns in Mmu::<E>::backed(&slots, &mmu.leaving, &hva) {
-                changed |= mmu.tree.zap(gfns, &mut |page| freed.push(page));
-            }
+            let Mmu { tree, leaving, .. } = mmu;
+            each_backed(&slots, leaving.as_ref(), hva, |gfns| {
+                changed |= tree.zap(gfns, &mut |page| freed.push(page));
+            });
             mmu.changed(changed)
         };
         self.settle(change);
@@ -60,9 +62,9 @@ impl<E: Entry, R: Remote> NotifierOps for Shadow<E, R> {
         // No flush: a processor may go on with a cached translation and not set the flag again for
         // a while. That only makes a page look older than it is, as with the host's own.
         let mut young = false;
-        for gfns in Mmu::<E>::backed(&slots, &mmu.leaving, &hva) {
+        each_backed(&slots, mmu.leaving.as_ref(), hva, |gfns| {
             young |= mmu.tree.age(gfns, clear);
-        }
+        });
         young
     }
 

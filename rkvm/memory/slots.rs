@@ -212,15 +212,12 @@ impl<D: Clone> Slots<D> {
     }
 
     /// The slots that some of `hva` backs.
-    pub fn by_hva<'a>(&'a self, hva: &'a Range<u64>) -> impl Iterator<Item = &'a Slot<D>> {
-        let first = self.by_hva.partition_point(|back| back.reach <= hva.start);
-        self.by_hva
-            .get(first..)
-            .unwrap_or(&[])
-            .iter()
-            .take_while(|back| back.start < hva.end)
-            .filter(|back| back.end > hva.start)
-            .filter_map(|back| self.find(back.gfn))
+    pub fn by_hva(&self, hva: Range<u64>) -> ByHva<'_, D> {
+        ByHva {
+            slots: self,
+            next: self.by_hva.partition_point(|back| back.reach <= hva.start),
+            hva,
+        }
     }
 
     /// Whether a slot other than `but` has some of `gfns`.
@@ -341,6 +338,30 @@ impl<D: Clone> Slots<D> {
         for back in self.by_hva.iter_mut().skip(at) {
             reach = reach.max(back.end);
             back.reach = reach;
+        }
+    }
+}
+
+/// See [`Slots::by_hva`].
+pub struct ByHva<'a, D> {
+    slots: &'a Slots<D>,
+    next: usize,
+    hva: Range<u64>,
+}
+
+impl<'a, D: Clone> Iterator for ByHva<'a, D> {
+    type Item = &'a Slot<D>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let back = self.slots.by_hva.get(self.next)?;
+            if back.start >= self.hva.end {
+                return None;
+            }
+            self.next += 1;
+            if back.end > self.hva.start {
+                return self.slots.find(back.gfn);
+            }
         }
     }
 }

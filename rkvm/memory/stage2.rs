@@ -576,12 +576,17 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
         let Some(entries) = self.tables.get(table) else {
             return;
         };
-        for (slot, at) in self.span(entries, level, base, range) {
+        let step = pages::<E>(level);
+        for i in self.indexes(level, base, range) {
+            let Some(slot) = entries.get(i) else {
+                break;
+            };
             let entry = slot.load(Ordering::Acquire);
             if !E::is_present(entry, level) {
                 continue;
             }
             if level > 0 && E::is_table(entry, level) {
+                let at = base + i as u64 * step;
                 self.leaves(E::table_phys(entry, level), level - 1, at, range, visit);
             } else {
                 visit(slot, level);
@@ -693,29 +698,14 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
 
     /// The indexes of a table that starts at frame `base` whose entries meet `range`.
     fn indexes(&self, level: u32, base: u64, range: &Range<u64>) -> Range<usize> {
+        if range.is_empty() {
+            return 0..0;
+        }
         let step = pages::<E>(level);
         let count = self.entries(level) as u64;
         let first = (range.start.saturating_sub(base) / step).min(count);
         let last = range.end.saturating_sub(base).div_ceil(step).min(count);
         first as usize..last.max(first) as usize
-    }
-
-    /// The entries of a table that starts at frame `base` which meet `range`, with their first frame.
-    fn span<'a>(
-        &self,
-        entries: &'a [AtomicU64],
-        level: u32,
-        base: u64,
-        range: &Range<u64>,
-    ) -> impl Iterator<Item = (&'a AtomicU64, u64)> {
-        let step = pages::<E>(level);
-        let indexes = self.indexes(level, base, range);
-        let first = base + indexes.start as u64 * step;
-        entries
-            .get(indexes)
-            .unwrap_or(&[])
-            .iter()
-            .zip((0u64..).map(move |i| first + i * step))
     }
 }
 
