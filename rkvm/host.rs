@@ -11,3 +11,8 @@ pub(crate) mod trace;
 pub(crate) mod uapi;
 pub(crate) mod vcpu_lock;
 pub(crate) mod work;
+pub(crate) mod grow_vec;
+pub(crate) mod mm;
+pub(crate) mod rwlock;
+pub(crate) mod srcu_cell;
+pub(crate) mod table_page;

@@ -7,6 +7,7 @@
 
 mod bindings;
 mod host;
+mod memory;
 
 use kernel::prelude::*;
 

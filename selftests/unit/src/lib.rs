@@ -13,3 +13,9 @@ pub mod arch {
         pub mod model;
     }
 }
+
+/// Guest memory.
+#[path = "../../../rkvm/memory"]
+pub mod memory {
+    pub mod stage2;
+}
