@@ -9,5 +9,6 @@
 #include <linux/kvm.h>
 #include "helpers_core.h"
 #include "helpers_trace.h"
+#include "helpers_irq.h"
 
 #endif

@@ -2,12 +2,15 @@
 
 //! The only rooms that call the kernel's C functions: safe wrappers, one facility a file.
 
+pub(crate) mod eventfd;
 pub(crate) mod fd;
 pub(crate) mod kick;
 pub(crate) mod power;
 pub(crate) mod run_page;
 pub(crate) mod section;
+pub(crate) mod srcu_cell;
 pub(crate) mod trace;
 pub(crate) mod uapi;
 pub(crate) mod vcpu_lock;
 pub(crate) mod work;
+pub(crate) mod workqueue;
