@@ -178,7 +178,8 @@ impl Io {
         let (space, key) = Key::checked(args.flags, args.addr, args.len, args.datamatch)?;
         let signal = Arc::new(eventfd(args.fd)?, GFP_KERNEL_ACCOUNT)?;
         self.change(space, |lane| {
-            let at = bus::place(&lane.events, &key).ok_or_else(|| refuse(EEXIST, c"a write would be for two ioeventfds"))?;
+            let at = bus::place(&lane.events, &key)
+                .ok_or_else(|| refuse(EEXIST, c"a write would be for two ioeventfds"))?;
             lane.events
                 .insert_within_capacity(at, Event { key, signal })
                 .map_err(|_| ENOMEM)
@@ -232,7 +233,10 @@ fn space_of_zone(pio: u32) -> Result<Space> {
     match pio {
         0 => Ok(Space::Mmio),
         1 => Ok(Space::Pio),
-        _ => Err(refuse(EINVAL, c"a coalesced zone is of memory (0) or of ports (1)")),
+        _ => Err(refuse(
+            EINVAL,
+            c"a coalesced zone is of memory (0) or of ports (1)",
+        )),
     }
 }
 

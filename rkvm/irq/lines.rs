@@ -140,7 +140,11 @@ impl<C: Controller> Lines<C> {
     pub(super) fn pulse(&self, gsi: u32) {
         let routes = self.routes.read();
         let table = routes.table();
-        if let [Entry { target: Target::Msi(msi), .. }] = table.targets(gsi) {
+        if let [Entry {
+            target: Target::Msi(msi),
+            ..
+        }] = table.targets(gsi)
+        {
             // The controller has nobody to tell of an error, nor have we.
             let _ = self.controller.signal_msi(msi);
             return;

@@ -38,7 +38,13 @@ pub struct Msi {
 
 impl Msi {
     /// A message from the ABI's words; `None` if `flags` has a bit that is not defined.
-    pub fn new(address_lo: u32, address_hi: u32, data: u32, flags: u32, devid: u32) -> Option<Self> {
+    pub fn new(
+        address_lo: u32,
+        address_hi: u32,
+        data: u32,
+        flags: u32,
+        devid: u32,
+    ) -> Option<Self> {
         if flags & !MSI_VALID_DEVID != 0 {
             return None;
         }
@@ -207,7 +213,11 @@ pub fn build(
     }
 
     let of_pins = entries.iter().filter_map(|e| match e.target {
-        Target::Pin { chip, pin } => Some(PinRoute { chip, pin, gsi: e.gsi }),
+        Target::Pin { chip, pin } => Some(PinRoute {
+            chip,
+            pin,
+            gsi: e.gsi,
+        }),
         _ => None,
     });
     for (slot, route) in pins.iter_mut().zip(of_pins) {
@@ -263,9 +273,7 @@ impl<'a> Table<'a> {
 
     /// The gsis that lead to `pin` of `chip`, in ascending order.
     pub fn gsis_of(&self, chip: u32, pin: u32) -> impl Iterator<Item = u32> + 'a {
-        let first = self
-            .pins
-            .partition_point(|p| (p.chip, p.pin) < (chip, pin));
+        let first = self.pins.partition_point(|p| (p.chip, p.pin) < (chip, pin));
         self.pins
             .iter()
             .skip(first)

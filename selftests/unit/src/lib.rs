@@ -13,3 +13,11 @@ pub mod arch {
         pub mod model;
     }
 }
+
+/// Interrupts and I/O.
+#[path = "../../../rkvm/irq"]
+pub mod irq {
+    pub mod bus;
+    pub mod coalesced;
+    pub mod routing;
+}
