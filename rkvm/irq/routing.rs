@@ -191,7 +191,7 @@ pub fn build(
         return Err(Refused::Sizes);
     }
 
-    entries.sort_unstable_by_key(Entry::key);
+    sort_by_key(entries, Entry::key);
     for (a, b) in entries.iter().zip(entries.iter().skip(1)) {
         let both_pins = matches!(
             (a.target, b.target),
@@ -223,8 +223,36 @@ pub fn build(
     for (slot, route) in pins.iter_mut().zip(of_pins) {
         *slot = route;
     }
-    pins.sort_unstable();
+    sort_by_key(pins, |p| *p);
     Ok(())
+}
+
+/// Heapsort. (`core`'s sorts can panic, in functions that the kernel's objtool does not know to be
+/// without return.)
+fn sort_by_key<T, K: Ord>(items: &mut [T], key: impl Fn(&T) -> K) {
+    // Lets the item at `root` sink in the heap that `items[..len]` is otherwise.
+    let sink = |items: &mut [T], mut root: usize, len: usize| loop {
+        let mut largest = root;
+        for child in [2 * root + 1, 2 * root + 2] {
+            if child < len && key(&items[child]) > key(&items[largest]) {
+                largest = child;
+            }
+        }
+        if largest == root {
+            return;
+        }
+        items.swap(root, largest);
+        root = largest;
+    };
+
+    let len = items.len();
+    for root in (0..len / 2).rev() {
+        sink(items, root, len);
+    }
+    for end in (1..len).rev() {
+        items.swap(0, end);
+        sink(items, 0, end);
+    }
 }
 
 /// A built table: borrowed arrays, all lookups.
