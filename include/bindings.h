@@ -10,5 +10,6 @@
 #include "helpers_core.h"
 #include "helpers_trace.h"
 #include "helpers_mm.h"
+#include "helpers_irq.h"
 
 #endif

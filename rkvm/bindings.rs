@@ -19,7 +19,7 @@
 
 use kernel::bindings::{
     eventfd_ctx, file, file_operations, mm_struct, page, srcu_struct, task_struct, vm_area_struct,
-    work_struct,
+    wait_queue_entry, wait_queue_func_t, work_struct,
 };
 use kernel::ffi;
 

@@ -2,11 +2,13 @@
 
 //! The only rooms that call the kernel's C functions: safe wrappers, one facility a file.
 
+pub(crate) mod eventfd;
 pub(crate) mod fd;
 pub(crate) mod kick;
 pub(crate) mod power;
 pub(crate) mod run_page;
 pub(crate) mod section;
+pub(crate) mod srcu_cell;
 pub(crate) mod trace;
 pub(crate) mod uapi;
 pub(crate) mod vcpu_lock;
@@ -16,3 +18,4 @@ pub(crate) mod mm;
 pub(crate) mod rwlock;
 pub(crate) mod srcu_cell;
 pub(crate) mod table_page;
+pub(crate) mod workqueue;

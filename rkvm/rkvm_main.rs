@@ -8,6 +8,7 @@
 mod bindings;
 mod host;
 mod memory;
+mod irq;
 
 use kernel::prelude::*;
 

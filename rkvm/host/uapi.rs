@@ -86,3 +86,9 @@ pub(crate) fn irq_level_gsi(l: &rb::kvm_irq_level) -> u32 {
 pub(crate) fn set_irq_level_status(l: &mut rb::kvm_irq_level, status: i32) {
     l.__bindgen_anon_1.status = status;
 }
+
+/// Whether a zone of coalesced writes is one of ports: 0 or 1, if user space keeps to the rules.
+pub(crate) fn zone_pio(zone: &rb::kvm_coalesced_mmio_zone) -> u32 {
+    // SAFETY: Both members of the union are plain 32-bit integers.
+    unsafe { zone.__bindgen_anon_1.pio }
+}

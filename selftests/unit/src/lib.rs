@@ -19,3 +19,11 @@ pub mod arch {
 pub mod memory {
     pub mod stage2;
 }
+
+/// Interrupts and I/O.
+#[path = "../../../rkvm/irq"]
+pub mod irq {
+    pub mod bus;
+    pub mod coalesced;
+    pub mod routing;
+}
