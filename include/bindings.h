@@ -8,5 +8,9 @@
 
 #include <linux/kvm.h>
 #include "helpers_core.h"
+#include "helpers_hw.h"
+#ifdef CONFIG_X86_64
+#include "helpers_x86.h"
+#endif
 
 #endif
