@@ -12,5 +12,6 @@
 #ifdef CONFIG_X86_64
 #include "helpers_x86.h"
 #endif
+#include "helpers_trace.h"
 
 #endif
