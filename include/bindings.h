@@ -8,6 +8,10 @@
 
 #include <linux/kvm.h>
 #include "helpers_core.h"
+#include "helpers_hw.h"
+#ifdef CONFIG_X86_64
+#include "helpers_x86.h"
+#endif
 #include "helpers_trace.h"
 #include "helpers_mm.h"
 #include "helpers_irq.h"

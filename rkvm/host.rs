@@ -4,8 +4,11 @@
 
 pub(crate) mod eventfd;
 pub(crate) mod fd;
+pub(crate) mod hw_page;
 pub(crate) mod kick;
+pub(crate) mod percpu;
 pub(crate) mod power;
+pub(crate) mod rcu_slot;
 pub(crate) mod run_page;
 pub(crate) mod section;
 pub(crate) mod srcu_cell;
