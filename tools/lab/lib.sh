@@ -100,5 +100,5 @@ product() {
 # in_root_make RECIPE FUNCTION DIR: a recipe's function, run in the dev root.
 in_root_make() {
 	# shellcheck disable=SC2016
-	"$LAB/in-root" /bin/bash -c '. "$1/lib.sh"; . "$1/$2"; "$3" "$4"' recipe "$LAB" "$@"
+	"$LAB/in-root" /bin/bash -c '. "$1/lib.sh"; . "$1/kernel.recipe"; . "$1/$2"; "$3" "$4"' recipe "$LAB" "$@"
 }
