@@ -17,3 +17,8 @@
 #include "helpers_irq.h"
 
 #endif
+/* What bindgen reads: the KVM ABI, and kernel functions the kernel crate lacks. */
+#include <linux/kvm.h>
+#include <asm/svm.h>
+#include <linux/anon_inodes.h>
+#include <linux/eventfd.h>
