@@ -13,6 +13,7 @@ mod io;
 mod ioctl;
 mod irqchip;
 mod mem;
+#[allow(dead_code, unused_imports, reason = "also compiled on the host, for tests")]
 pub(crate) mod model;
 mod msr;
 mod pv;

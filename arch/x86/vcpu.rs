@@ -263,6 +263,7 @@ impl<B: Backend> Vcpu<B> {
         if self.fpu.load().is_err() {
             crate::host::trace::guest_error(c"extended state refused by the processor", 0, 0);
         }
+        self.hw.begin_section();
         self.breakpoints = self.dr_live.then(|| GuestBreakpoints::load(&self.dr));
         if self.tsc_aux != 0 {
             self.host_tsc_aux = insn::vcpu::swap_tsc_aux(self.tsc_aux);
@@ -271,6 +272,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// The section ends, IRQs still off.
     pub(crate) fn section_ends(&mut self) {
+        self.hw.end_section();
         if self.tsc_aux != 0 {
             insn::vcpu::swap_tsc_aux(self.host_tsc_aux);
         }
