@@ -54,7 +54,7 @@ kernel-metadata:
 dkms: kernel-metadata modules
 
 # For the kernel that rkvm.ko was built for; DESTDIR is put before all paths.
-INSTALL_RELEASE = $(firstword $(shell modinfo -F vermagic rkvm.ko))
+INSTALL_RELEASE = $(shell tr '\0' '\n' <rkvm.ko | sed -n 's/^vermagic=\([^ ]*\).*/\1/p')
 UDEV_RULES := /usr/lib/udev/rules.d
 
 install:
