@@ -449,7 +449,7 @@ fn code_of(
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 300_000,
+        cases: 150_000,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
