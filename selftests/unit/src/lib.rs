@@ -17,5 +17,13 @@ pub mod arch {
 /// Guest memory.
 #[path = "../../../rkvm/memory"]
 pub mod memory {
+    pub mod bitmap;
+    pub mod invalidate;
+    pub mod slots;
     pub mod stage2;
+}
+
+/// What pure modules use of `rkvm/host/`, over `std`.
+pub mod host {
+    pub mod grow_vec;
 }
