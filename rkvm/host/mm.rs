@@ -196,10 +196,9 @@ impl UserPage {
         let mut page = core::ptr::null_mut();
         // SAFETY: Any address may be asked for; `page` has room for one pointer.
         let n = unsafe { kbindings::get_user_pages_fast_only(address, 1, flags, &mut page) };
+        let page = NonNull::new(page).filter(|_| n == 1)?;
         // INVARIANT: One page was returned, with a reference.
-        (n == 1).then_some(Self {
-            page: NonNull::new(page)?,
-        })
+        Some(Self { page })
     }
 
     /// Gets the page at `address`, faulting it in. May sleep; if `interruptible`, not longer than until
