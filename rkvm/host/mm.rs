@@ -387,14 +387,9 @@ pub(crate) fn untagged(address: usize) -> usize {
 }
 
 /// Reads user memory without sleeping. `EFAULT` if a page is not there.
-///
-/// The range must have passed [`access_ok`].
 #[inline]
 pub(crate) fn read_nofault(to: &mut [u8], from: usize) -> Result {
-    if !access_ok(from, to.len()) {
-        return Err(EFAULT);
-    }
-    // SAFETY: `to` is writable for its length; any checked user address may be read.
+    // SAFETY: `to` is writable for its length; any address may be tried, and is checked.
     match unsafe { bindings::rkvm_read_user_nofault(to.as_mut_ptr().cast(), from, to.len()) } {
         0 => Ok(()),
         _ => Err(EFAULT),
@@ -404,10 +399,7 @@ pub(crate) fn read_nofault(to: &mut [u8], from: usize) -> Result {
 /// Writes user memory without sleeping. `EFAULT` if a page is not there or not writable.
 #[inline]
 pub(crate) fn write_nofault(to: usize, from: &[u8]) -> Result {
-    if !access_ok(to, from.len()) {
-        return Err(EFAULT);
-    }
-    // SAFETY: `from` is readable for its length; any checked user address may be written.
+    // SAFETY: `from` is readable for its length; any address may be tried, and is checked.
     match unsafe { bindings::rkvm_write_user_nofault(to, from.as_ptr().cast(), from.len()) } {
         0 => Ok(()),
         _ => Err(EFAULT),

@@ -557,6 +557,17 @@ fn a_full_cache_is_enough_and_an_empty_one_is_told() {
     assert_eq!(this.map(5, 0, &leaf), Ok(Mapped::New));
 }
 
+/// Ends the other threads when its own panics.
+struct StopOnPanic<'a>(&'a AtomicBool);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
 /// Faults in parallel with zaps, write protection and hardware that walks without any lock.
 ///
 /// Each page's frame changes with each zap, as when the host moves a page. The hardware must never
@@ -588,6 +599,7 @@ fn threads_keep_the_tree_whole() {
             let (arena, tree, generation) = (&arena, &tree, &generation);
             let (stop, new) = (&stop, &new);
             scope.spawn(move || {
+                let _stop = StopOnPanic(stop);
                 let mut seed = id * 0x9e37_79b9_7f4a_7c15;
                 let mut cache = Cache::new();
                 while !stop.load(Ordering::SeqCst) {
@@ -629,6 +641,7 @@ fn threads_keep_the_tree_whole() {
         for (id, walking) in walking.iter().enumerate() {
             let (arena, generation, stop) = (&arena, &generation, &stop);
             scope.spawn(move || {
+                let _stop = StopOnPanic(stop);
                 let mut seed = (id as u64 + 7) * 0x2545_f491_4f6c_dd1d;
                 while !stop.load(Ordering::SeqCst) {
                     let r = random(&mut seed);
@@ -661,10 +674,12 @@ fn threads_keep_the_tree_whole() {
             });
         }
 
+        let _stop = StopOnPanic(&stop);
         let mut seed = 0xdead_beef;
         for zaps in 0..ZAPS {
             // Faults and zaps take turns, however the machine schedules the threads.
             while new.load(Ordering::SeqCst) < zaps * 8 {
+                assert!(!stop.load(Ordering::SeqCst), "a thread has failed");
                 std::thread::yield_now();
             }
             let r = random(&mut seed);
