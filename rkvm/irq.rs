@@ -38,6 +38,24 @@ use io::Io;
 use lines::Lines;
 use routing::{Entry, Msi, Table, Target};
 
+// The pure modules have the ABI's numbers by themselves; here they meet the uapi headers.
+const _: () = {
+    use bindings::*;
+    assert!(bus::FLAG_DATAMATCH == 1 << kvm_ioeventfd_flag_nr_datamatch);
+    assert!(bus::FLAG_PIO == 1 << kvm_ioeventfd_flag_nr_pio);
+    assert!(bus::FLAG_DEASSIGN == 1 << kvm_ioeventfd_flag_nr_deassign);
+    assert!(bus::FLAG_VIRTIO_CCW_NOTIFY == 1 << kvm_ioeventfd_flag_nr_virtio_ccw_notify);
+    assert!(routing::TYPE_IRQCHIP == KVM_IRQ_ROUTING_IRQCHIP);
+    assert!(routing::TYPE_MSI == KVM_IRQ_ROUTING_MSI);
+    assert!(*routing::TYPES_OF_FAMILIES.start() == KVM_IRQ_ROUTING_S390_ADAPTER);
+    assert!(*routing::TYPES_OF_FAMILIES.end() == KVM_IRQ_ROUTING_XEN_EVTCHN);
+    assert!(routing::MSI_VALID_DEVID == KVM_MSI_VALID_DEVID);
+    assert!(size_of::<[u32; routing::ENTRY_WORDS]>() == size_of::<kvm_irq_routing_entry>());
+    assert!(coalesced::ENTRY == size_of::<kvm_coalesced_mmio>());
+    assert!(coalesced::FIRST == core::mem::offset_of!(kvm_coalesced_mmio_ring, first));
+    assert!(coalesced::LAST == core::mem::offset_of!(kvm_coalesced_mmio_ring, last));
+};
+
 /// Interrupts asserted by `KVM_IRQ_LINE` and by edge-triggered irqfds.
 pub(crate) const SOURCE_USER: u32 = 0;
 /// Interrupts asserted by level-triggered irqfds, until the guest ends them.
@@ -220,11 +238,6 @@ impl<C: Controller> Irq<C> {
     /// methods take.
     pub(crate) fn ack(&self, chip: u32, pin: u32) -> bool {
         self.lines.ack(chip, pin)
-    }
-
-    /// As [`Self::ack`], for a gsi.
-    pub(crate) fn ack_gsi(&self, gsi: u32) -> bool {
-        self.lines.ack_gsi(gsi)
     }
 
     /// Whether somebody wants [`Self::ack`] for this pin. Context as there.

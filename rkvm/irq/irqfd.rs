@@ -230,11 +230,8 @@ impl<C: Controller> Lines<C> {
         flush(&self.reap);
     }
 
-    /// See [`super::Irq::ack_gsi`].
+    /// The guest has ended an interrupt that `gsi` leads to. Returns whether somebody wanted to know.
     pub(super) fn ack_gsi(&self, gsi: u32) -> bool {
-        if self.resamplers.is_empty() {
-            return false;
-        }
         let list = self.resamplers.list.lock();
         let of_gsi = || list.iter().filter(|r| r.gsi == gsi);
         if of_gsi().next().is_none() {
