@@ -92,7 +92,7 @@ pub(crate) trait Controller: Send + Sync + 'static {
     }
 
     /// `table` is in force now, or the set of pins has changed for which [`Irq::wants_ack`] is true.
-    /// May sleep; calls do not overlap with those of the same cause.
+    /// May sleep; calls do not overlap. Runs in an SRCU read section of the routes.
     fn routes_changed(&self, _table: &Table<'_>) {}
 }
 

@@ -70,7 +70,7 @@ impl<C: Controller> Listen for Inject<C> {
     fn closed(&self) {
         self.closed.store(true, Release);
         // If it is queued already, it has yet to look at the list.
-        let _ = workqueue::system().enqueue(self.lines.clone());
+        let _ = workqueue::system_long().enqueue(self.lines.clone());
     }
 }
 
@@ -214,10 +214,6 @@ impl<C: Controller> Lines<C> {
             }
             self.acks_changed();
         }
-    }
-
-    fn acks_changed(&self) {
-        self.controller().routes_changed(&self.routes().table());
     }
 
     pub(super) fn reap_closed(&self) {
