@@ -7,16 +7,13 @@
 
 use crate::{
     abi::exit::WriteRun,
-    host::section::GuestSection,
+    host::{kick::Kick, section::GuestSection},
     irq,
     memory::{stage2, View},
     vcpu::{Core, VcpuSet},
     vm::Vm,
 };
 use kernel::{prelude::*, sync::Arc};
-
-/// The slots and tables that a vCPU works with until it blocks or handles signals.
-pub(crate) type ViewOf<'a, F> = View<'a, <F as Family>::Entry>;
 
 /// A vCPU under its lock, with everything that a handler may need.
 pub(crate) struct Ctx<'a, F: Family> {
@@ -126,7 +123,12 @@ pub(crate) trait Family: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// `ENOMEM`, or `EINVAL` when the family does not allow the id.
-    fn vcpu(vm: &Vm<Self>, id: u32, index: u32) -> Result<(Self::Vcpu, Self::Shared)>;
+    fn vcpu(
+        vm: &Vm<Self>,
+        id: u32,
+        index: u32,
+        kick: &Arc<Kick>,
+    ) -> Result<(Self::Vcpu, Self::Shared)>;
 
     /// An ioctl of a vCPU other than `KVM_RUN`.
     ///
@@ -167,7 +169,7 @@ pub(crate) trait Family: Sized + Send + Sync + 'static {
     /// the family's own bits, not yet seen.
     fn enter(
         ctx: &mut Ctx<'_, Self>,
-        view: &ViewOf<'_, Self>,
+        view: &View<'_>,
         requests: u64,
     ) -> Step<Self::Exit>;
 
@@ -177,7 +179,7 @@ pub(crate) trait Family: Sized + Send + Sync + 'static {
     /// What makes `KVM_RUN` fail: `EFAULT` for memory that user space took away, `EINTR`.
     fn handle(
         ctx: &mut Ctx<'_, Self>,
-        view: &ViewOf<'_, Self>,
+        view: &View<'_>,
         exit: Self::Exit,
     ) -> Result<Next<Self::UserExit>>;
 }

@@ -7,6 +7,7 @@
 
 mod bindings;
 mod host;
+mod memory;
 mod irq;
 
 use kernel::prelude::*;

@@ -51,8 +51,7 @@ pub(crate) struct Core<F: Family> {
     /// The order of creation, from 0.
     pub(crate) index: u32,
     /// How to get its attention.
-    #[pin]
-    pub(crate) kick: Kick,
+    pub(crate) kick: Arc<Kick>,
     /// What other threads may touch.
     pub(crate) shared: F::Shared,
     /// `kvm_run` and the family's pages behind it, but for the ring, which is the VM's.
@@ -128,7 +127,7 @@ impl<F: Family> Remote for Arc<VcpuSet<F>> {
         for c in self.iter() {
             c.kick.post(kick::FLUSH_TLB);
         }
-        kick::interrupt_and_wait(self.iter().map(|c| &c.kick));
+        kick::interrupt_and_wait(self.iter().map(|c| &*c.kick));
     }
 }
 
@@ -151,7 +150,8 @@ impl<F: Family> Vcpu<F> {
         if vm.vcpus.iter().any(|c| c.id == id) {
             return Err(trace::refuse(EEXIST, c"the vCPU id is taken"));
         }
-        let (vcpu, shared) = F::vcpu(vm, id, index)?;
+        let kick = Arc::pin_init(Kick::new(), GFP_KERNEL_ACCOUNT)?;
+        let (vcpu, shared) = F::vcpu(vm, id, index, &kick)?;
         let mut pages = KVec::with_capacity(F::MMAP_PAGES, GFP_KERNEL_ACCOUNT)?;
         for _ in 1..F::MMAP_PAGES {
             pages.push(SharedPage::new()?, GFP_KERNEL_ACCOUNT)?;
@@ -160,7 +160,7 @@ impl<F: Family> Vcpu<F> {
             try_pin_init!(Core {
                 id,
                 index,
-                kick <- Kick::new(),
+                kick,
                 shared,
                 pages,
                 inner <- KillableMutex::new(Inner { vcpu, sigmask: None }),
@@ -254,7 +254,7 @@ impl<F: Family> Vcpu<F> {
 
     /// Enters the guest until something has to be done outside of the section.
     #[inline]
-    fn section(ctx: &mut Ctx<'_, F>, view: &crate::family::ViewOf<'_, F>) -> Option<F::Exit> {
+    fn section(ctx: &mut Ctx<'_, F>, view: &crate::memory::View<'_>) -> Option<F::Exit> {
         loop {
             let requests = ctx.core.kick.take();
             if requests & kick::FLUSH_TLB != 0 {

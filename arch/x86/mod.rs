@@ -4,4 +4,6 @@
 
 pub(crate) mod backend;
 pub(crate) mod exit;
+pub(crate) mod insn;
 pub(crate) mod model;
+pub(crate) mod svm;

@@ -1,93 +1,90 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A value that many read at any time and that is replaced as a whole.
+//! A value that many read and few replace, under sleepable RCU.
 
-use core::ops::Deref;
+use core::{
+    ops::Deref,
+    ptr,
+    sync::atomic::{AtomicPtr, Ordering},
+};
 use kernel::{
+    new_srcu,
     prelude::*,
-    sync::{
-        atomic::{Acquire, Atomic, Full},
-        srcu, Srcu,
-    },
+    sync::{srcu, Srcu},
 };
 
-/// A pointer to a `T`, protected by sleepable RCU.
-///
-/// Readers take no lock, may be in any context but NMI, and see one version for as long as they hold
-/// their [`SrcuRef`]. A writer waits for the readers of the version that it replaced.
+/// A pointer to a `T` which readers follow without a lock and may keep while they sleep.
 ///
 /// # Invariants
 ///
-/// `value` comes from [`KBox::into_raw`]. A value that was taken out of it is given up only after all
-/// readers that could have seen it are gone.
+/// `value` comes from `KBox::into_raw` and is owned by the cell. A value that was taken out is freed
+/// only after a grace period of `srcu`.
 #[pin_data(PinnedDrop)]
-pub(crate) struct SrcuCell<T> {
-    value: Atomic<*mut T>,
+pub(crate) struct SrcuCell<T: Send + Sync> {
     #[pin]
     srcu: Srcu,
+    value: AtomicPtr<T>,
 }
 
-// SAFETY: The cell owns a `T`, which may be read from several threads at once.
-unsafe impl<T: Send + Sync> Send for SrcuCell<T> {}
-// SAFETY: As above; and `replace` sends a `T` to another thread.
-unsafe impl<T: Send + Sync> Sync for SrcuCell<T> {}
-
-impl<T> SrcuCell<T> {
+impl<T: Send + Sync> SrcuCell<T> {
     /// A cell that holds `value`.
     pub(crate) fn new(value: KBox<T>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            srcu <- kernel::sync::srcu::new_srcu!("rkvm::SrcuCell"),
-            // INVARIANT: From `KBox::into_raw`. (Last, so that it is not leaked if SRCU cannot be set up.)
-            value: Atomic::new(KBox::into_raw(value)),
+            srcu <- new_srcu!("rkvm_srcu_cell"),
+            // INVARIANT: The pointer comes from `KBox::into_raw`.
+            value: AtomicPtr::new(KBox::into_raw(value)),
         })
     }
 
-    /// Opens a read section; the version that is current now stays as long as it.
+    /// Starts a read section, in any context. The section's end is the drop of what is returned.
     #[inline]
     pub(crate) fn read(&self) -> SrcuRef<'_, T> {
         let guard = self.srcu.read_lock();
-        let value = self.value.load(Acquire);
         SrcuRef {
-            // SAFETY: By the invariant, valid; and it stays so as long as `guard`, since `replace` and
-            // `drop` wait for all readers.
-            value: unsafe { &*value },
+            // INVARIANT: Loaded within the section.
+            value: self.value.load(Ordering::Acquire),
             _guard: guard,
         }
     }
 
-    /// Makes `new` the current version, waits until nobody reads the old one, and returns that.
+    /// Publishes `new`, waits until nobody reads the old value, and returns that.
     ///
-    /// Sleeps; must not be called within a read section. Writers who derive `new` from the current
-    /// version have to exclude each other.
+    /// Sleeps; must not be called within a read section of this cell (it would wait for itself).
     pub(crate) fn replace(&self, new: KBox<T>) -> KBox<T> {
-        // INVARIANT: `new` comes from `KBox::into_raw`; the old value is given up below.
-        let old = self.value.xchg(KBox::into_raw(new), Full);
+        // INVARIANT: The pointer comes from `KBox::into_raw`; ownership of the old one goes to `old`.
+        let old = self.value.swap(KBox::into_raw(new), Ordering::AcqRel);
         self.srcu.synchronize_expedited();
-        // SAFETY: From `KBox::into_raw`, by the invariant; no other `replace` got it, and all readers
-        // that could have seen it are gone.
+        // SAFETY: `old` was owned by the cell, this call took it out, and its readers are gone.
         unsafe { KBox::from_raw(old) }
     }
 }
 
 #[pinned_drop]
-impl<T> PinnedDrop for SrcuCell<T> {
+impl<T: Send + Sync> PinnedDrop for SrcuCell<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: From `KBox::into_raw`, by the invariant. Readers borrow the cell, so there are none.
-        drop(unsafe { KBox::from_raw(self.value.load(Acquire)) });
+        let value = self.value.swap(ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: The cell owns the value; read sections borrow the cell, so there are none.
+        drop(unsafe { KBox::from_raw(value) });
     }
 }
 
-/// One version of what is in an [`SrcuCell`], held in an SRCU read section.
-pub(crate) struct SrcuRef<'a, T> {
-    value: &'a T,
+/// A read section.
+///
+/// # Invariants
+///
+/// `value` was the cell's value at some time in the section, so it lives as long as the section.
+#[must_use = "the read section ends at once if the reference is not kept"]
+pub(crate) struct SrcuRef<'a, T: Send + Sync> {
+    value: *const T,
     _guard: srcu::Guard<'a>,
 }
 
-impl<T> Deref for SrcuRef<'_, T> {
+impl<T: Send + Sync> Deref for SrcuRef<'_, T> {
     type Target = T;
 
     #[inline]
     fn deref(&self) -> &T {
-        self.value
+        // SAFETY: By the invariant the value is live.
+        unsafe { &*self.value }
     }
 }

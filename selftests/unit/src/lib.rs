@@ -14,6 +14,12 @@ pub mod arch {
     }
 }
 
+/// Guest memory.
+#[path = "../../../rkvm/memory"]
+pub mod memory {
+    pub mod stage2;
+}
+
 /// Interrupts and I/O.
 #[path = "../../../rkvm/irq"]
 pub mod irq {
