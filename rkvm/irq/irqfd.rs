@@ -5,6 +5,9 @@
 //! The interrupt is injected in the wake-up of the eventfd itself, in whatever context that happens;
 //! no thread is involved.
 //!
+//! The route is looked up at each signal. That is two array accesses within the read section that a
+//! copy kept with the irqfd would need as well, and leaves nothing to be stale when routes change.
+//!
 //! Who holds whom: the list in [`Lines`] owns each irqfd; an irqfd holds its eventfd and, by `Arc`, the
 //! lines. An irqfd is only dropped by who takes it off the list under the list's lock, never by the
 //! wake-up, which leaves that to a work item when user space closes the eventfd.
