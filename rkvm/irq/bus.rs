@@ -165,15 +165,14 @@ pub fn find<'a, T>(events: &'a [Event<T>], addr: u64, data: &[u8]) -> Option<&'a
     find_value(here, addr, data)
 }
 
-/// Of one address and length there is one event for any value, or some for one value each.
+/// The same, where `events` begins at `addr`. Of one address and length there is one event for any
+/// value, or some for one value each.
 #[inline(never)]
 fn find_value<'a, T>(events: &'a [Event<T>], addr: u64, data: &[u8]) -> Option<&'a Event<T>> {
     let (len, value) = native(data)?;
     let end = events.partition_point(|e| e.key.order() <= (addr, len, value));
     let event = events.get(end.checked_sub(1)?)?;
-    let hit = event.key.addr == addr
-        && event.key.len == len
-        && event.key.value.is_none_or(|v| v == value);
+    let hit = event.key.len == len && event.key.value.is_none_or(|v| v == value);
     hit.then_some(event)
 }
 

@@ -86,7 +86,7 @@ fn without_conflicts(entries: &[Entry]) -> Vec<Entry> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
     fn refuses_exactly_conflicts(entries in proptest::collection::vec(any_entry(), 0..12)) {
