@@ -20,4 +20,8 @@ pub(crate) mod trace;
 pub(crate) mod uapi;
 pub(crate) mod vcpu_lock;
 pub(crate) mod work;
+pub(crate) mod grow_vec;
+pub(crate) mod mm;
+pub(crate) mod rwlock;
+pub(crate) mod table_page;
 pub(crate) mod workqueue;

@@ -14,6 +14,7 @@
 #include <asm/fpu/api.h>
 #include <asm/msr.h>
 #include <asm/nospec-branch.h>
+#include <asm/tsc.h>
 
 #include "helpers_x86.h"
 
@@ -168,4 +169,9 @@ bool rkvm_osxsave(void)
 bool rkvm_ospke(void)
 {
 	return boot_cpu_has(X86_FEATURE_OSPKE);
+}
+
+u32 rkvm_tsc_khz(void)
+{
+	return tsc_khz;
 }

@@ -20,10 +20,7 @@ use super::{
 };
 use crate::{
     family::{Ctx, Step},
-    irq::{
-        bus::Space,
-        io::Written, //
-    },
+    irq::{bus::Space, Written},
     memory::View,
 };
 

@@ -3,9 +3,10 @@
 //! An x86 vCPU under its lock.
 
 use super::{
-    backend::{Backend, Field, HwVcpu, Intercepts},
+    backend::{Backend, Field, HwVcpu},
+    exit::Intercepts,
     host::Host,
-    insn::fpu::GuestFpu,
+    insn::{self, fpu::GuestFpu, GuestBreakpoints},
     model::{
         cpuid::{CpuidTable, Dynamic, Entry, GuestFeatures},
         events::{Cpu, Events},
@@ -21,6 +22,7 @@ use super::{
     time::Tsc,
     vm::VmState,
 };
+use crate::memory::TableCache;
 use kernel::{prelude::*, sync::Arc};
 
 /// `kvm_mp_state` of x86.
@@ -64,6 +66,12 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) dr: [u64; 4],
     /// DR0 to DR3 are in the processor during sections, because the guest uses them.
     pub(crate) dr_live: bool,
+    /// They are there now.
+    breakpoints: Option<GuestBreakpoints>,
+    /// The host's TSC_AUX during a section.
+    host_tsc_aux: u64,
+    /// Tables for stage-2 faults.
+    pub(crate) tables: TableCache,
     /// What exits are wanted.
     pub(crate) intercepts: Intercepts,
     /// Whether it runs.
@@ -114,7 +122,7 @@ impl<B: Backend> Vcpu<B> {
         let mut v = Self {
             hw: B::vcpu(&host.hw, root)?,
             gprs: Gprs::default(),
-            fpu: GuestFpu::new()?,
+            fpu: GuestFpu::new(&host.fpu)?,
             lapic: Lapic::new(config, Self::lapic_features(&features)),
             events: Events::new(),
             windows: super::exit::Windows::default(),
@@ -128,6 +136,9 @@ impl<B: Backend> Vcpu<B> {
             tsc_aux: 0,
             dr: [0; 4],
             dr_live: false,
+            breakpoints: None,
+            host_tsc_aux: 0,
+            tables: TableCache::default(),
             intercepts: Intercepts { hlt: true, mwait: true, rdpmc: true, ..Intercepts::default() },
             mp_state: if bsp || !has_lapic { MpState::Runnable } else { MpState::Uninitialized },
             sipi_vector: 0,
@@ -143,7 +154,8 @@ impl<B: Backend> Vcpu<B> {
         };
         v.reset(false);
         v.hw.set_field(Field::Pat, super::model::msr::PAT_INIT);
-        v.direct_msrs();
+        v.hw.set_tsc_offset(v.tsc.offset());
+        v.direct_msrs(vm);
         Ok(v)
     }
 
@@ -161,8 +173,9 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Lets the guest reach the MSRs that the hardware switches without an exit.
-    fn direct_msrs(&mut self) {
+    /// Lets the guest reach the MSRs that the hardware switches without an exit, as far as user
+    /// space's filter lets it.
+    pub(crate) fn direct_msrs(&mut self, vm: &VmState) {
         /// STAR, LSTAR, CSTAR, SFMASK, FS, GS and KERNEL_GS base, SYSENTER_*.
         const DIRECT: [u32; 10] = [
             0xc000_0081,
@@ -177,7 +190,8 @@ impl<B: Backend> Vcpu<B> {
             0x176,
         ];
         for index in DIRECT {
-            self.hw.set_msr_direct(index, true, true);
+            let (read, write) = (vm.msr_allowed(index, false), vm.msr_allowed(index, true));
+            self.hw.set_msr_direct(index, read, write);
         }
     }
 
@@ -244,6 +258,31 @@ impl<B: Backend> Vcpu<B> {
         self.hw.set_cr8(0);
     }
 
+    /// A guest section begins, IRQs off: the FPU, debug registers and TSC_AUX become the guest's.
+    pub(crate) fn section_begins(&mut self) {
+        if self.fpu.load().is_err() {
+            crate::host::trace::guest_error(c"extended state refused by the processor", 0, 0);
+        }
+        self.hw.begin_section();
+        self.breakpoints = self.dr_live.then(|| GuestBreakpoints::load(&self.dr));
+        if self.tsc_aux != 0 {
+            self.host_tsc_aux = insn::vcpu::swap_tsc_aux(self.tsc_aux);
+        }
+    }
+
+    /// The section ends, IRQs still off.
+    pub(crate) fn section_ends(&mut self) {
+        self.hw.end_section();
+        if self.tsc_aux != 0 {
+            insn::vcpu::swap_tsc_aux(self.host_tsc_aux);
+        }
+        match self.breakpoints.take() {
+            Some(b) => self.dr = b.read(),
+            None => insn::restore_dr7(),
+        }
+        self.fpu.save();
+    }
+
     /// CR0, CR3, CR4 and EFER together.
     #[inline]
     pub(crate) fn control(&self) -> Control {
@@ -267,7 +306,7 @@ impl<B: Backend> Vcpu<B> {
             pkru: self.fpu.pkru(),
             rflags_ac: self.hw.rflags() & rflags::AC != 0,
             maxphyaddr: self.features.maxphyaddr,
-            gbpages: self.features.has(Feature::Pdpe1gb),
+            gbpages: self.features.has(Feature::Gbpages),
             nonleaf_bit8_reserved: self.features.is_amd(),
             pdptes: None,
         }
