@@ -37,14 +37,13 @@ pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> Regs {
 }
 
 impl Host {
-    /// What was found out at load. Static for the module's life; descriptors exist only after
-    /// that.
+    /// What was found out at load.
+    ///
+    /// # Errors
+    /// `ENODEV` before that; no descriptor exists then.
     #[inline]
-    pub(crate) fn get() -> &'static Host {
-        match HOST.as_ref() {
-            Some(h) => h,
-            None => kernel::build_error!("no descriptor exists before the module has loaded"),
-        }
+    pub(crate) fn get() -> Result<&'static Host> {
+        HOST.as_ref().ok_or(ENODEV)
     }
 
     /// Looks at the hardware, through the vendor's backend.

@@ -113,7 +113,7 @@ pub(crate) fn vcpu<B: Backend>(
                 Err(trace::refuse(EINVAL, c"the guest has no kvmclock page"))
             }
         }
-        abi::SET_TSC_KHZ => vm::check_tsc_khz(arg),
+        abi::SET_TSC_KHZ => vm::check_tsc_khz(ctx.vcpu.host, arg),
         abi::GET_TSC_KHZ => Ok(ctx.vcpu.tsc.khz() as isize),
         abi::HAS_DEVICE_ATTR | abi::GET_DEVICE_ATTR | abi::SET_DEVICE_ATTR => {
             with(arg, |a| events::device_attr(ctx, cmd, a))

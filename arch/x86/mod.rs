@@ -148,7 +148,7 @@ impl<B: Backend> Family for X86<B> {
     type UserExit = UserExit;
 
     fn capability(vm: Option<&Vm<Self>>, number: u32) -> i32 {
-        let host = host::Host::get();
+        let Ok(host) = host::Host::get() else { return 0 };
         match number {
             rb::KVM_CAP_NR_VCPUS => crate::host::work::online_cpus(),
             rb::KVM_CAP_MAX_VCPU_ID => Self::MAX_VCPU_ID as i32,
@@ -172,7 +172,7 @@ impl<B: Backend> Family for X86<B> {
         if vm_type != rb::KVM_X86_DEFAULT_VM as usize {
             return Err(crate::host::trace::refuse(EINVAL, c"no such type of VM"));
         }
-        let host = host::Host::get();
+        let host = host::Host::get()?;
         Ok(stage2::Config {
             levels: u32::from(host.hw.stage2_levels),
             gpa_bits: u32::from(host.supported.host.gpa_bits),
@@ -208,7 +208,6 @@ impl<B: Backend> Family for X86<B> {
     ) -> Result<(Self::Vcpu, Self::Shared)> {
         let mail = Mail::new(kick)?;
         let v = vcpu::Vcpu::new(
-            host::Host::get(),
             &vm.family,
             vm.memory.root(),
             id,

@@ -222,7 +222,7 @@ pub(crate) enum Access {
 pub(crate) fn guest_access<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, write: bool) -> Access {
     use super::model::regs::Gpr;
     let vm = &ctx.vm.family;
-    let host = Host::get();
+    let host = vm.host;
     let index = (ctx.vcpu.gprs.get(Gpr::Rcx) & 0xffff_ffff) as u32;
     if !vm.msr_allowed(index, write) {
         return vm.msr_refused(rb::KVM_MSR_EXIT_REASON_FILTER);

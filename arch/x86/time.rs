@@ -51,13 +51,14 @@ struct Shared {
 }
 
 /// The factor from TSC cycles to ns; 1 GHz if the frequency makes no sense.
-fn to_ns() -> Scale {
-    Scale::to_ns(Host::get().tsc_khz).unwrap_or(Scale { mult: 1 << 31, shift: 1 })
+fn to_ns(host: &Host) -> Scale {
+    Scale::to_ns(host.tsc_khz).unwrap_or(Scale { mult: 1 << 31, shift: 1 })
 }
 
 impl VmTime {
     /// A clock that starts at 0 now.
-    pub(crate) fn new() -> impl PinInit<Self> {
+    pub(crate) fn new(host: &Host) -> impl PinInit<Self> {
+        let to_ns = to_ns(host);
         let reference = Reference { host_tsc: rdtsc(), ns: boottime_ns() };
         pin_init!(Self {
             state <- new_spinlock!(Shared {
@@ -65,7 +66,7 @@ impl VmTime {
                 clock: KvmClock::starting_at(reference.ns),
                 reference,
             }, "rkvm::VmTime"),
-            to_ns: to_ns(),
+            to_ns,
         })
     }
 
@@ -105,8 +106,8 @@ impl Tsc {
         let mut tsc = Self {
             value: TscOffset::default(),
             generation: 0,
-            khz: Host::get().tsc_khz,
-            to_ns: to_ns(),
+            khz: vm.host.tsc_khz,
+            to_ns: to_ns(vm.host),
         };
         tsc.synchronise(vm, 0, false);
         tsc

@@ -42,6 +42,8 @@ pub(crate) enum MpState {
 pub(crate) struct Vcpu<B: Backend> {
     /// The vendor's part: control block and what goes with it.
     pub(crate) hw: B::Vcpu,
+    /// What the host offers.
+    pub(crate) host: &'static Host,
     /// General registers.
     pub(crate) gprs: Gprs,
     /// FPU, SSE, AVX… state and XCR0.
@@ -104,13 +106,13 @@ impl<B: Backend> Vcpu<B> {
     /// # Errors
     /// `ENOMEM`
     pub(crate) fn new(
-        host: &Host,
         vm: &VmState,
         root: u64,
         id: u32,
         has_lapic: bool,
         mail: Arc<Mail>,
     ) -> Result<Self> {
+        let host = vm.host;
         let bsp = id == vm.boot_cpu_id();
         let config = Config {
             id,
@@ -121,6 +123,7 @@ impl<B: Backend> Vcpu<B> {
         let features = GuestFeatures::default();
         let mut v = Self {
             hw: B::vcpu(&host.hw, root)?,
+            host,
             gprs: Gprs::default(),
             fpu: GuestFpu::new(&host.fpu)?,
             lapic: Lapic::new(config, Self::lapic_features(&features)),
@@ -353,7 +356,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// What CPUID shows that changes as the guest runs.
-    pub(crate) fn dynamic<'a>(&self, host: &'a Host, vm: &VmState) -> Dynamic<'a> {
+    pub(crate) fn dynamic(&self, vm: &VmState) -> Dynamic<'static> {
         let by_misc_enable = vm.quirk_disabled(crate::bindings::KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT);
         Dynamic {
             cr4: self.hw.cr4(),
@@ -361,7 +364,7 @@ impl<B: Backend> Vcpu<B> {
             mwait: by_misc_enable.then(|| self.msrs.mwait_enabled()),
             xcr0: self.fpu.xcr0(),
             xss: self.xss,
-            layout: &host.supported.layout,
+            layout: &vm.host.supported.layout,
         }
     }
 

@@ -3,6 +3,7 @@
 //! What x86 keeps for a VM besides memory, routes and vCPUs: quirks, MSR filter, clock.
 
 use super::{
+    host::Host,
     model::msr::filter::{self, Range},
     msr::Access,
     time::VmTime,
@@ -38,6 +39,8 @@ pub(crate) struct VmState {
     /// Its clocks.
     #[pin]
     pub(crate) time: VmTime,
+    /// What the host offers.
+    pub(crate) host: &'static Host,
     #[pin]
     filter: SrcuCell<Filter>,
     filtering: AtomicBool,
@@ -64,12 +67,14 @@ impl VmState {
     /// `ENOMEM`
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
+            let host = Host::get()?;
             let filter = KBox::new(
                 Filter { default_allow: true, ranges: KVec::new() },
                 GFP_KERNEL_ACCOUNT,
             )?;
             Ok(try_pin_init!(Self {
-                time <- VmTime::new(),
+                time <- VmTime::new(host),
+                host,
                 filter <- SrcuCell::new(filter),
                 filtering: AtomicBool::new(false),
                 quirks_off: AtomicU64::new(0),

@@ -56,7 +56,7 @@ pub(super) fn set<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, arg: usize) -> Result<i
             Err(trace::refuse(EINVAL, c"CPUID cannot change once the vCPU has run"))
         };
     }
-    let host = Host::get();
+    let host = ctx.vm.family.host;
     let features = GuestFeatures::derive(&CpuidTable::new(&entries), &host.supported)
         .map_err(|_| trace::refuse(EINVAL, c"linear addresses have 48 or 57 bits"))?;
     let v = &mut *ctx.vcpu;
@@ -93,7 +93,7 @@ pub(super) fn supported(arg: usize) -> Result<isize> {
     let [room, pad]: Header = user::get(arg)?;
     let room = (room as usize).min(MAX_ENTRIES);
     let mut n = 0usize;
-    Host::get().supported.emit(cpuid, |e| {
+    Host::get()?.supported.emit(cpuid, |e| {
         if n >= room {
             return Err(trace::refuse(E2BIG, c"the array is too small"));
         }

@@ -16,7 +16,7 @@ use kernel::prelude::*;
 /// # Errors
 /// `ENOTTY` when there is none such; the rest as documented for each.
 pub(crate) fn ioctl(cmd: u32, arg: usize) -> Result<isize> {
-    let host = Host::get();
+    let host = Host::get()?;
     match cmd {
         abi::GET_SUPPORTED_CPUID => cpuid::supported(arg),
         abi::GET_MSR_INDEX_LIST => {
@@ -56,7 +56,7 @@ impl Iterator for MsrNumbers {
     type Item = u32;
 
     fn next(&mut self) -> Option<u32> {
-        let msr = &Host::get().msr;
+        let msr = &Host::get().ok()?.msr;
         let at = self.at;
         self.at += 1;
         if self.feature {

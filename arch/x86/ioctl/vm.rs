@@ -28,9 +28,9 @@ use kernel::{
 const TSC_TOLERANCE_PPM: u64 = 250;
 
 /// `KVM_SET_TSC_KHZ`: without scaling, only the host's own frequency can be had.
-pub(super) fn check_tsc_khz(arg: usize) -> Result<isize> {
+pub(super) fn check_tsc_khz(host: &Host, arg: usize) -> Result<isize> {
     let khz = u64::try_from(arg).map_err(|_| EINVAL)?;
-    let host = u64::from(Host::get().tsc_khz);
+    let host = u64::from(host.tsc_khz);
     let off = khz.abs_diff(host).saturating_mul(1_000_000) / host.max(1);
     if khz == 0 || off <= TSC_TOLERANCE_PPM {
         Ok(0)
@@ -106,9 +106,9 @@ pub(crate) fn ioctl<B: Backend>(
             if vm.vcpus.len() != 0 {
                 return Err(trace::refuse(EINVAL, c"vCPUs exist already"));
             }
-            check_tsc_khz(arg)
+            check_tsc_khz(vm.family.host, arg)
         }
-        abi::GET_TSC_KHZ => Ok(Host::get().tsc_khz as isize),
+        abi::GET_TSC_KHZ => Ok(vm.family.host.tsc_khz as isize),
         abi::X86_SET_MSR_FILTER => set_filter(vm, arg),
         _ => unknown(cmd, On::Vm),
     }

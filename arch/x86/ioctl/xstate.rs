@@ -4,7 +4,6 @@
 
 use super::super::{
     backend::Backend,
-    host::Host,
     model::{sregs, xstate as model},
     vcpu::Vcpu,
 };
@@ -35,7 +34,7 @@ pub(super) fn set<B: Backend>(v: &mut Vcpu<B>, arg: usize) -> Result<isize> {
     let mut data = KVVec::new();
     let size = v.fpu.bytes().len();
     UserSlice::new(UserPtr::from_addr(arg), size).read_all(&mut data, GFP_KERNEL_ACCOUNT)?;
-    model::validate(&data, Host::get().supported.xcr0, MXCSR_MASK)
+    model::validate(&data, v.host.supported.xcr0, MXCSR_MASK)
         .map_err(|_| trace::refuse(EINVAL, c"malformed XSAVE area"))?;
     v.fpu.set_bytes(&data);
     Ok(0)
