@@ -21,7 +21,6 @@ mod lines;
 pub(crate) mod routing;
 
 pub(crate) use io::{Bus, Written};
-pub(crate) use lines::Routes;
 
 use kernel::{
     alloc::KVVec,
@@ -32,7 +31,7 @@ use kernel::{
 
 use crate::{
     bindings,
-    host::{run_page::SharedPage, srcu_cell::SrcuRef, trace::refuse, uapi::zone_pio},
+    host::{run_page::SharedPage, trace::refuse, uapi::zone_pio},
 };
 use io::Io;
 use lines::Lines;
@@ -167,11 +166,6 @@ impl<C: Controller> Irq<C> {
         self.lines.set_routes(entries)
     }
 
-    /// The routes in force. Any context but NMI.
-    pub(crate) fn routes(&self) -> SrcuRef<'_, Routes> {
-        self.lines.routes()
-    }
-
     /// `KVM_IRQ_LINE(_STATUS)` through the routes: drives `gsi` and returns the status that the latter
     /// reports (see [`Table::deliver`]). Atomic context allowed.
     ///
@@ -236,11 +230,13 @@ impl<C: Controller> Irq<C> {
     ///
     /// Atomic context allowed, but for hard interrupts; the caller holds no lock that [`Controller`]'s
     /// methods take.
+    #[expect(dead_code, reason = "for families with pins in the kernel")]
     pub(crate) fn ack(&self, chip: u32, pin: u32) -> bool {
         self.lines.ack(chip, pin)
     }
 
     /// Whether somebody wants [`Self::ack`] for this pin. Context as there.
+    #[expect(dead_code, reason = "for families with pins in the kernel")]
     pub(crate) fn wants_ack(&self, chip: u32, pin: u32) -> bool {
         self.lines.wants_ack(chip, pin)
     }

@@ -176,15 +176,6 @@ fn find_value<'a, T>(events: &'a [Event<T>], addr: u64, data: &[u8]) -> Option<&
     hit.then_some(event)
 }
 
-/// The event that any write to `addr` signals, whatever its length and value.
-#[inline]
-pub fn find_any<T>(events: &[Event<T>], addr: u64) -> Option<&Event<T>> {
-    let first = events.partition_point(|e| e.key.addr < addr);
-    events
-        .get(first)
-        .filter(|e| e.key.addr == addr && e.key.len == 0)
-}
-
 /// Length and value of a write, as the guest's processor would read it back.
 fn native(data: &[u8]) -> Option<(u32, u64)> {
     match *data {

@@ -275,21 +275,4 @@ impl Bus<'_> {
             Written::Unhandled
         }
     }
-
-    /// A guest's write to `addr` of which length and value are not (yet) known: handled if there is an
-    /// event for any write. Lets a family skip decoding the instruction. Context as [`Self::write`].
-    #[inline]
-    pub(crate) fn write_any(&self, space: Space, addr: u64) -> Written {
-        let lane = self.map.lane(space);
-        if !lane.span.covers(addr) {
-            return Written::Unhandled;
-        }
-        match bus::find_any(&lane.events, addr) {
-            Some(event) => {
-                event.signal.signal();
-                Written::Handled
-            }
-            None => Written::Unhandled,
-        }
-    }
 }

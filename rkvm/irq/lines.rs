@@ -15,11 +15,11 @@ use super::{
     routing::{self, Entry, PinRoute, Table, Target},
     Controller, SOURCE_USER,
 };
-use crate::host::srcu_cell::{SrcuCell, SrcuRef};
+use crate::host::srcu_cell::SrcuCell;
 
 /// A routing table with its storage. Never changed once built.
 #[derive(Default)]
-pub(crate) struct Routes {
+struct Routes {
     entries: KVVec<Entry>,
     starts: KVVec<u16>,
     pins: KVVec<PinRoute>,
@@ -40,7 +40,7 @@ impl Routes {
 
     /// The table.
     #[inline]
-    pub(crate) fn table(&self) -> Table<'_> {
+    fn table(&self) -> Table<'_> {
         Table::new(&self.entries, &self.starts, &self.pins)
     }
 }
@@ -99,10 +99,6 @@ impl<C: Controller> Lines<C> {
 
     pub(super) fn controller(&self) -> &Arc<C> {
         &self.controller
-    }
-
-    pub(super) fn routes(&self) -> SrcuRef<'_, Routes> {
-        self.routes.read()
     }
 
     pub(super) fn set_routes(&self, entries: KVVec<Entry>) -> Result {

@@ -288,19 +288,6 @@ impl<'a> Table<'a> {
         find().unwrap_or(&[])
     }
 
-    /// All entries, by gsi.
-    pub fn iter(&self) -> core::slice::Iter<'a, Entry> {
-        self.entries.iter()
-    }
-
-    /// All messages with their gsi, by gsi.
-    pub fn msis(&self) -> impl Iterator<Item = (u32, &'a Msi)> + 'a {
-        self.entries.iter().filter_map(|e| match &e.target {
-            Target::Msi(msi) => Some((e.gsi, msi)),
-            _ => None,
-        })
-    }
-
     /// The gsis that lead to `pin` of `chip`, in ascending order.
     pub fn gsis_of(&self, chip: u32, pin: u32) -> impl Iterator<Item = u32> + 'a {
         let first = self.pins.partition_point(|p| (p.chip, p.pin) < (chip, pin));
