@@ -28,6 +28,9 @@ void rkvm_fpu_end(void);
 
 u64 rkvm_host_spec_ctrl(void);
 bool rkvm_has_spec_ctrl(void);
+void rkvm_machine_check(void);
+bool rkvm_wants_barriers(void);
+void rkvm_guest_has_run(void);
 u64 rkvm_host_dr7(void);
 u64 rkvm_encryption_mask(void);
 bool rkvm_osxsave(void);

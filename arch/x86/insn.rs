@@ -272,6 +272,25 @@ pub(crate) fn restore_dr7() {
     }
 }
 
+/// Hands a machine check that ended a guest's run to the host's handler.
+#[cold]
+pub(crate) fn machine_check() {
+    // SAFETY: It is what the host's own #MC entry calls; any context.
+    unsafe { bindings::rkvm_machine_check() };
+}
+
+/// Whether the host wants prediction barriers between guests (it has them, and mitigations are on).
+pub(crate) fn wants_barriers() -> bool {
+    // SAFETY: No requirement.
+    unsafe { bindings::rkvm_wants_barriers() }
+}
+
+/// A guest section ends: the host's user mode may want a prediction barrier first.
+pub(crate) fn guest_has_run() {
+    // SAFETY: Sets a per-CPU flag; preemption is off in a section.
+    unsafe { bindings::rkvm_guest_has_run() };
+}
+
 /// The address bit that marks encrypted host memory; 0 without memory encryption.
 pub(crate) fn encryption_mask() -> u64 {
     // SAFETY: No requirement.

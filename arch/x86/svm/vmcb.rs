@@ -25,11 +25,11 @@ macro_rules! bits {
         impl $name {
             $($(#[$rmeta])* #[inline]
             pub(crate) const fn $get(self) -> $ty {
-                (self.0 >> $lo) & (<$ty>::MAX >> (<$ty>::BITS - 1 - ($hi - $lo)))
+                self.0 >> $lo & const { <$ty>::MAX >> (<$ty>::BITS - 1 - ($hi - $lo)) }
             }
             $(#[$rmeta])* #[inline]
             pub(crate) const fn $with(self, v: $ty) -> Self {
-                let mask = <$ty>::MAX >> (<$ty>::BITS - 1 - ($hi - $lo));
+                let mask = const { <$ty>::MAX >> (<$ty>::BITS - 1 - ($hi - $lo)) };
                 Self(self.0 & !(mask << $lo) | (v & mask) << $lo)
             })*
             $($(#[$fmeta])* #[inline]
@@ -234,11 +234,23 @@ impl VmcbSeg {
     }
 }
 
+/// Bytes that are reserved.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Reserved<const N: usize>([u8; N]);
+
+impl<const N: usize> Default for Reserved<N> {
+    fn default() -> Self {
+        Self([0; N])
+    }
+}
+
 /// The whole block: one page, its physical address is VMRUN's operand.
 ///
 /// # Invariants
 ///
 /// A clean bit is set only if none of its fields changed since the processor last saw them.
+#[derive(Default)]
 #[repr(C)]
 pub(crate) struct Vmcb {
     // Control area.
@@ -248,7 +260,7 @@ pub(crate) struct Vmcb {
     intercepts3: u32,
     intercepts4: u32,
     intercepts5: u32,
-    _reserved_018: [u32; 9],
+    _reserved_018: Reserved<0x24>,
     pause_filter_threshold: u16,
     pause_filter_count: u16,
     iopm_base_pa: u64,
@@ -278,7 +290,7 @@ pub(crate) struct Vmcb {
     _avic_physical_table: u64,
     _reserved_100: u64,
     _vmsa: u64,
-    _reserved_110: [u8; 0x2f0],
+    _reserved_110: Reserved<0x2f0>,
     // State save area, at 400h.
     es: VmcbSeg,
     cs: VmcbSeg,
@@ -290,11 +302,11 @@ pub(crate) struct Vmcb {
     ldtr: VmcbSeg,
     idtr: VmcbSeg,
     tr: VmcbSeg,
-    _reserved_4a0: [u8; 43],
+    _reserved_4a0: Reserved<0x2b>,
     cpl: u8,
-    _reserved_4cc: [u8; 4],
+    _reserved_4cc: Reserved<0x4>,
     efer: u64,
-    _reserved_4d8: [u64; 14],
+    _reserved_4d8: Reserved<0x70>,
     cr4: u64,
     cr3: u64,
     cr0: u64,
@@ -302,7 +314,7 @@ pub(crate) struct Vmcb {
     dr6: u64,
     rflags: u64,
     rip: u64,
-    _reserved_580: [u64; 11],
+    _reserved_580: Reserved<0x58>,
     rsp: u64,
     _s_cet: u64,
     _ssp: u64,
@@ -317,21 +329,17 @@ pub(crate) struct Vmcb {
     sysenter_esp: u64,
     sysenter_eip: u64,
     cr2: u64,
-    _reserved_648: [u64; 4],
+    _reserved_648: Reserved<0x20>,
     g_pat: u64,
     dbgctl: u64,
     br_from: u64,
     br_to: u64,
     last_excp_from: u64,
     last_excp_to: u64,
-    _reserved_698: [u64; 9],
+    _reserved_698: Reserved<0x48>,
     spec_ctrl: u64,
-    _reserved_6e8: [u8; 0x918],
+    _reserved_6e8: Reserved<0x918>,
 }
-
-/// Offset of the state save area in the block.
-#[cfg(test)]
-pub(crate) const SAVE_AREA: usize = 0x400;
 
 /// Checks offsets at compile time against the manual's tables B-1 and B-2.
 macro_rules! layout {
