@@ -107,15 +107,6 @@ pub(crate) fn set_tsc_ratio(v: u64) -> Result {
     wrmsr(msr::TSC_RATIO, v)
 }
 
-/// Writes TSC_AUX. The kernel's vDSO reads its CPU number from it in user mode: it must hold the
-/// host's value again before this thread leaves the kernel.
-///
-/// # Errors
-/// `EIO`: the processor has none.
-pub(crate) fn set_tsc_aux(v: u32) -> Result {
-    wrmsr(msr::TSC_AUX, u64::from(v))
-}
-
 /// Indirect-branch prediction barrier.
 ///
 /// # Errors
@@ -255,12 +246,6 @@ fn write_breakpoints(d: &[u64; 4]) {
 fn write_dr7(v: u64) {
     // SAFETY: Callers enable nothing but what the kernel has enabled.
     unsafe { asm!("mov dr7, {}", in(reg) v, options(nostack, preserves_flags)) };
-}
-
-/// DR6 with nothing recorded: a debug exception that the host takes later must not show the guest's.
-pub(crate) fn reset_dr6() {
-    // SAFETY: The guest's value has been saved by hardware or the caller.
-    unsafe { asm!("mov dr6, {}", in(reg) 0xffff_0ff0_u64, options(nostack, preserves_flags)) };
 }
 
 /// Gives this CPU back the breakpoints that the host has enabled; a guest's exit has disabled them.
