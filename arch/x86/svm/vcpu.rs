@@ -84,6 +84,10 @@ pub(crate) struct SvmVcpu {
     tsc_ratio: u64,
     /// Tells vCPUs apart, for barriers between them.
     id: u64,
+    /// State that VMRUN checks was set since the last entry.
+    unchecked: bool,
+    /// The rule that it seems to break.
+    broken: Option<&'static str>,
 }
 
 /// The next vCPU's `id`; 0 is nobody's.
@@ -139,6 +143,8 @@ impl SvmVcpu {
             spec_direct: false,
             tsc_ratio: TSC_RATIO_ONE,
             id: NEXT_ID.fetch_add(1, Relaxed),
+            unchecked: true,
+            broken: None,
         };
         v.set_cr0(cr0::ET);
         v.set_cr4(0);
@@ -197,6 +203,39 @@ impl SvmVcpu {
         if self.windows.nmi {
             self.open_nmi_window();
         }
+        if self.unchecked {
+            self.check();
+        }
+        if self.broken.is_some() {
+            return self.run_suspicious(gprs);
+        }
+        self.run_hardware(gprs)
+    }
+
+    /// Looks for a rule that the guest's state breaks, before hardware does.
+    #[cold]
+    fn check(&mut self) {
+        self.unchecked = false;
+        self.broken = check::broken_rule(&self.vmcb, &self.host.limits);
+    }
+
+    /// Hardware has the last word on a state that seems wrong. If it refuses, the state that user space
+    /// sees is what it was: what the block holds after a refusal is not defined.
+    #[cold]
+    fn run_suspicious(&mut self, gprs: &mut Gprs) -> bool {
+        let (save, event, before) = (self.vmcb.save_area(), self.vmcb.eventinj(), *gprs);
+        let ret = self.run_hardware(gprs);
+        self.unchecked = true;
+        if self.refused() {
+            self.vmcb.restore(&save);
+            self.vmcb.set_eventinj(event);
+            *gprs = before;
+        }
+        ret
+    }
+
+    #[inline]
+    fn run_hardware(&mut self, gprs: &mut Gprs) -> bool {
         self.vmcb.set_rax(gprs.get(Gpr::Rax));
         self.vmcb.set_rsp(gprs.get(Gpr::Rsp));
         let injected = self.vmcb.eventinj();
@@ -483,6 +522,7 @@ impl HwVcpu for SvmVcpu {
         // CD in hardware would make all of the guest's memory uncached; caching is the host's.
         self.flush |= (self.vmcb.cr0() ^ v) & (cr0::PE | cr0::WP | cr0::PG) != 0;
         self.cr0_cache = v & (cr0::CD | cr0::NW);
+        self.unchecked = true;
         self.vmcb.set_cr0(v & !(cr0::CD | cr0::NW));
         self.set_own(Own {
             cr0: self.cr0_cache != 0,
@@ -500,6 +540,7 @@ impl HwVcpu for SvmVcpu {
     }
     fn set_cr3(&mut self, v: u64) {
         self.flush = true;
+        self.unchecked = true;
         self.vmcb.set_cr3(v);
     }
     fn cr4(&self) -> u64 {
@@ -512,6 +553,7 @@ impl HwVcpu for SvmVcpu {
         // Without MCE a machine check would shut down the machine, not exit.
         self.flush |= (self.vmcb.cr4() ^ v) & CR4_PAGING != 0;
         self.cr4_mce = v & cr4::MCE != 0;
+        self.unchecked = true;
         self.vmcb.set_cr4(v | cr4::MCE);
         self.set_own(Own {
             cr4: !self.cr4_mce,
@@ -523,6 +565,7 @@ impl HwVcpu for SvmVcpu {
     }
     fn set_efer(&mut self, v: u64) {
         self.flush |= (self.vmcb.efer() ^ v) & (efer::LMA | efer::NXE) != 0;
+        self.unchecked = true;
         self.vmcb.set_efer(v | efer::SVME);
     }
     fn cr8(&self) -> u8 {
@@ -538,12 +581,14 @@ impl HwVcpu for SvmVcpu {
         self.vmcb.dr6()
     }
     fn set_dr6(&mut self, v: u64) {
+        self.unchecked = true;
         self.vmcb.set_dr6(v);
     }
     fn dr7(&self) -> u64 {
         self.vmcb.dr7()
     }
     fn set_dr7(&mut self, v: u64) {
+        self.unchecked = true;
         self.vmcb.set_dr7(v);
     }
 
@@ -565,7 +610,10 @@ impl HwVcpu for SvmVcpu {
         let h = VmcbSeg::new(v);
         match s {
             Seg::Es => self.vmcb.set_es(h),
-            Seg::Cs => self.vmcb.set_cs(h),
+            Seg::Cs => {
+                self.unchecked = true;
+                self.vmcb.set_cs(h);
+            }
             Seg::Ss => {
                 self.vmcb.set_ss(h);
                 self.vmcb.set_cpl(v.attr.dpl());
@@ -629,6 +677,7 @@ impl HwVcpu for SvmVcpu {
         }
     }
     fn set_field(&mut self, f: Field, v: u64) {
+        self.unchecked |= f == Field::Pat;
         let b = &mut self.vmcb;
         match f {
             Field::Star => b.set_star(v),
@@ -670,6 +719,8 @@ impl HwVcpu for SvmVcpu {
                 }
             }
             Event::Exception(x) => match (x.vector, x.payload) {
+                // No such exception: VMRUN will refuse.
+                (vector::NMI | 32.., _) => self.unchecked = true,
                 (vector::PF, Some(cr2)) => self.vmcb.set_cr2(cr2),
                 (vector::DB, Some(dr6)) => {
                     self.vmcb.set_dr6(dr6);
@@ -772,7 +823,7 @@ impl HwVcpu for SvmVcpu {
         if self.vmcb.exitcode() == code::VMRUN_FAULT {
             return Some("SVM is off on this CPU (the machine is going down)");
         }
-        check::broken_rule(&self.vmcb, &self.host.limits)
+        self.broken
     }
 
     fn reset_events(&mut self) {
