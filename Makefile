@@ -7,7 +7,7 @@ FAMILY ?= svm
 LAB := tools/lab
 
 .DEFAULT_GOAL := all
-.PHONY: all modules help lab lab-clean demo check check-long bench lint install uninstall kernel-metadata clean
+.PHONY: all modules help lab lab-clean demo check check-long lint install uninstall kernel-metadata dkms clean
 
 all: modules
 
@@ -26,7 +26,6 @@ help:
 #: make demo             boot a Linux guest on /dev/rkvm in an emulated computer
 #: make check            all tests that must hold; check-long: the slow ones too
 #: make lint             formatting, clippy, unsafe lines per room
-#: make bench            instructions per exit, beside in-tree KVM
 #: make lab              make all that the above need; lab-clean: remove it
 #: make clean            remove what was built in this checkout
 
@@ -50,6 +49,23 @@ lint:
 
 kernel-metadata:
 	@$(LAB)/kernel-metadata '$(KVER)'
+
+# What dkms.conf calls.
+dkms: kernel-metadata modules
+
+# For the kernel that rkvm.ko was built for; DESTDIR is put before all paths.
+INSTALL_RELEASE = $(shell tr '\0' '\n' <rkvm.ko | sed -n 's/^vermagic=\([^ ]*\).*/\1/p')
+UDEV_RULES := /usr/lib/udev/rules.d
+
+install:
+	@test -e rkvm.ko || { echo "no rkvm.ko here: 'make' builds it"; exit 1; }
+	install -D -m 644 rkvm.ko '$(DESTDIR)/lib/modules/$(INSTALL_RELEASE)/updates/rkvm.ko'
+	install -D -m 644 tools/install/70-rkvm.rules '$(DESTDIR)$(UDEV_RULES)/70-rkvm.rules'
+	if test -z '$(DESTDIR)'; then depmod '$(INSTALL_RELEASE)'; udevadm control --reload 2>/dev/null || :; fi
+
+uninstall:
+	rm -f '$(DESTDIR)'/lib/modules/*/updates/rkvm.ko '$(DESTDIR)$(UDEV_RULES)/70-rkvm.rules'
+	if test -z '$(DESTDIR)'; then depmod -a; fi
 
 clean:
 	rm -rf build rkvm.ko

@@ -6,6 +6,7 @@
 
 /* rkvm/host/trace.rs */
 void rkvm_trace_refused(int error, const char *why);
+bool rkvm_may_log(void);
 void rkvm_trace_guest_error(const char *why, u64 a, u64 b);
 
 #endif

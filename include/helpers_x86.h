@@ -26,6 +26,7 @@ void rkvm_fxsave(void *area);
 void rkvm_fpu_begin(void);
 void rkvm_fpu_end(void);
 
+u32 rkvm_tsc_khz(void);
 u64 rkvm_host_spec_ctrl(void);
 bool rkvm_has_spec_ctrl(void);
 void rkvm_machine_check(void);

@@ -19,6 +19,5 @@ pub(crate) mod work;
 pub(crate) mod grow_vec;
 pub(crate) mod mm;
 pub(crate) mod rwlock;
-pub(crate) mod srcu_cell;
 pub(crate) mod table_page;
 pub(crate) mod workqueue;

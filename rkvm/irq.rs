@@ -14,7 +14,7 @@
 pub(crate) mod bus;
 #[expect(unreachable_pub, reason = "the host-run tests compile it too")]
 pub(crate) mod coalesced;
-mod io;
+pub(crate) mod io;
 mod irqfd;
 mod lines;
 #[expect(unreachable_pub, reason = "the host-run tests compile it too")]

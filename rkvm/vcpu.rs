@@ -27,7 +27,7 @@ use crate::{
     vm::Vm,
 };
 use core::{
-    mem::offset_of,
+    mem::{offset_of, size_of},
     sync::atomic::{AtomicU32, Ordering},
 };
 use kernel::{
@@ -187,7 +187,7 @@ impl<F: Family> Vcpu<F> {
         if len != 8 {
             return Err(trace::refuse(EINVAL, c"a signal set has 8 bytes"));
         }
-        let at = arg.checked_add(offset_of!(rb::kvm_signal_mask, sigset)).ok_or(EFAULT)?;
+        let at = arg.checked_add(size_of::<u32>()).ok_or(EFAULT)?;
         inner.sigmask = Some(SignalSet::new(user::get(at)?));
         Ok(0)
     }
@@ -210,7 +210,7 @@ impl<F: Family> Vcpu<F> {
             exit.write(run);
             return Ok(0);
         }
-        if run.read::<u8>(offset_of!(rb::kvm_run, immediate_exit)) != 0 {
+        if run.read::<u8>(offset_of!(rb::kvm_run, immediate_exit__unsafe)) != 0 {
             return interrupted();
         }
         loop {

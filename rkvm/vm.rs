@@ -21,6 +21,7 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{Arc, Mutex},
+    uaccess::UserPtr,
 };
 
 /// A virtual machine. Its descriptor and each of its vCPUs' hold a reference.
@@ -92,7 +93,7 @@ impl<F: Family> Vm<F> {
                 ..user::zeroed()
             }
         };
-        self.memory.set_region(Region {
+        self.memory.set_region(&Region {
             slot: r.slot,
             flags: r.flags,
             guest_phys_addr: r.guest_phys_addr,
@@ -147,9 +148,10 @@ impl<F: Family> Fd for Vm<F> {
             ioctl::SET_USER_MEMORY_REGION2 => this.set_region(arg, true),
             ioctl::GET_DIRTY_LOG => {
                 let l: rb::kvm_dirty_log = user::get(arg)?;
-                let bitmap: u64 =
-                    user::get(arg.checked_add(offset_of!(rb::kvm_dirty_log, __bindgen_anon_1)).ok_or(EFAULT)?)?;
-                this.memory.dirty_log(l.slot, bitmap)?;
+                let bitmap = offset_of!(rb::kvm_dirty_log, __bindgen_anon_1);
+                let bitmap: u64 = user::get(arg.checked_add(bitmap).ok_or(EFAULT)?)?;
+                let bitmap = usize::try_from(bitmap).map_err(|_| EFAULT)?;
+                this.memory.dirty_log(l.slot, UserPtr::from_addr(bitmap), true)?;
                 Ok(0)
             }
             ioctl::ENABLE_CAP => this.enable_cap(arg),

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     family::{Ctx, Next},
     host::trace,
-    irq::{bus::Space, io::Written},
+    irq::{bus::Space, Written},
     memory::{GuestAccess, View},
 };
 use kernel::prelude::*;

@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     abi::exit::Common,
-    bindings as rb,
     family::{Ctx, Next, Step},
     host::trace,
     memory::{self, Access, Outcome, View},
@@ -145,12 +144,14 @@ fn exit<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, e: &Exit) -> Aft
 /// The hardware refused the guest's state: says which rule it breaks.
 fn fail_entry<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, code: u64) -> Next<UserExit> {
     let why = ctx.vcpu.hw.broken_rule().unwrap_or("no rule that is known here is broken");
-    pr_warn_ratelimited!(
-        "vCPU {}: the processor refused the guest's state (code {:#x}): {}\n",
-        ctx.core.id,
-        code,
-        why
-    );
+    if crate::host::trace::may_log() {
+        pr_warn!(
+            "vCPU {}: the processor refused the guest's state (code {:#x}): {}\n",
+            ctx.core.id,
+            code,
+            why
+        );
+    }
     Next::ToUser(UserExit::Common(Common::FailEntry { code, cpu: crate::host::work::cpu_hint() }))
 }
 
@@ -340,8 +341,10 @@ pub(crate) fn xsetbv<B: Backend>(v: &mut Vcpu<B>) -> core::result::Result<(), Gp
 /// Hypercalls: none is provided; the guest is told so.
 pub(crate) fn hypercall<B: Backend>(v: &mut Vcpu<B>) {
     let user = v.hw.cpl() > 0;
-    let error = if user { rb::KVM_EPERM } else { rb::KVM_ENOSYS };
-    let result = 0u64.wrapping_sub(u64::from(error));
+    /// KVM_EPERM and KVM_ENOSYS of linux/kvm_para.h
+    const ERRORS: (u64, u64) = (1, 1000);
+    let error = if user { ERRORS.0 } else { ERRORS.1 };
+    let result = 0u64.wrapping_sub(error);
     v.gprs.set(Gpr::Rax, if v.is_64bit() { result } else { result & 0xffff_ffff });
 }
 

@@ -16,6 +16,7 @@
 #include <asm/mce.h>
 #include <asm/msr.h>
 #include <asm/nospec-branch.h>
+#include <asm/tsc.h>
 
 #include "helpers_x86.h"
 
@@ -192,4 +193,9 @@ bool rkvm_osxsave(void)
 bool rkvm_ospke(void)
 {
 	return boot_cpu_has(X86_FEATURE_OSPKE);
+}
+
+u32 rkvm_tsc_khz(void)
+{
+	return tsc_khz;
 }

@@ -22,6 +22,8 @@ pub(crate) struct Host {
     pub(crate) supported: Supported,
     /// MSRs for guests.
     pub(crate) msr: MsrHost,
+    /// Extended state for guests.
+    pub(crate) fpu: insn::fpu::FpuCaps,
     /// Frequency of the TSC, in kHz.
     pub(crate) tsc_khz: u32,
 }
@@ -35,14 +37,13 @@ pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> Regs {
 }
 
 impl Host {
-    /// What was found out at load. Static for the module's life; descriptors exist only after
-    /// that.
+    /// What was found out at load.
+    ///
+    /// # Errors
+    /// `ENODEV` before that; no descriptor exists then.
     #[inline]
-    pub(crate) fn get() -> &'static Host {
-        match HOST.as_ref() {
-            Some(h) => h,
-            None => kernel::build_error!("no descriptor exists before the module has loaded"),
-        }
+    pub(crate) fn get() -> Result<&'static Host> {
+        HOST.as_ref().ok_or(ENODEV)
     }
 
     /// Looks at the hardware, through the vendor's backend.
@@ -51,22 +52,21 @@ impl Host {
     /// What [`Backend::setup`] says.
     pub(crate) fn find_out<B: Backend>() -> Result {
         let hw = B::setup()?;
+        let fpu = insn::fpu::FpuCaps::new();
         let vendor = Vendor::from_leaf0(&cpuid(0, 0));
         let caps = CapSet::EMPTY
             .with_if(Cap::Xsave, insn::osxsave())
             .with_if(Cap::Pku, insn::ospke())
             .with(Cap::Invpcid)
-            .with_if(Cap::CpuidFaulting, true);
+            .with(Cap::TscAux)
+            .with(Cap::CpuidFaulting);
         let host = HostCaps {
             vendor,
             caps,
-            host_xcr0: insn::xcr0().unwrap_or(0),
+            host_xcr0: fpu.xcr0_mask(),
             xss: 0,
             gpa_bits: if hw.stage2_levels >= 5 { 52 } else { 48 },
-            pv: pv::feature::CLOCKSOURCE
-                | pv::feature::NOP_IO_DELAY
-                | pv::feature::CLOCKSOURCE2
-                | pv::feature::CLOCKSOURCE_STABLE,
+            pv: pv::BASE,
         };
         let supported = Supported::build(cpuid, &host);
         let msr = MsrHost {
@@ -74,11 +74,11 @@ impl Host {
             pv: host.pv,
             vendor,
             de_cfg: 0,
-            ucode_rev: insn::rdmsr_safe(0x8b).unwrap_or(0),
+            ucode_rev: insn::rdmsr(0x8b).unwrap_or(0),
             arch_capabilities: 0,
-            cpuid_faulting: supported.features.has(Feature::CpuidFault),
+            cpuid_faulting: supported.features.has(Feature::GpOnUserCpuid),
         };
-        HOST.populate(Host { hw, supported, msr, tsc_khz: insn::tsc_khz() });
+        HOST.populate(Host { hw, supported, msr, fpu, tsc_khz: insn::vcpu::tsc_khz() });
         Ok(())
     }
 }

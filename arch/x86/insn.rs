@@ -6,6 +6,8 @@
 //! (arbitrary WRMSR) are not offered, only the registers that we have a use for.
 
 pub(crate) mod fpu;
+mod uapi;
+pub(crate) mod vcpu;
 
 use crate::bindings;
 use crate::host::hw_page::HwPage;

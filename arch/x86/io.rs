@@ -206,6 +206,11 @@ impl Pending {
         true
     }
 
+    /// An instruction waits for user space's answer, or user space has still to be told of a write.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.asked != Asked::Nothing || self.has_posts()
+    }
+
     /// What to tell user space next.
     pub(crate) fn tell(&mut self) -> Option<UserExit> {
         if let Some(p) = self.posted.get(..self.posted_len)?.get(self.told) {

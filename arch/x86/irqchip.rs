@@ -14,8 +14,8 @@ use super::{
 use crate::{
     host::trace,
     irq::{
-        routing::{Table, Target},
-        Controller, Msi,
+        routing::{Msi, Table, Target},
+        Controller,
     },
     vcpu::VcpuSet,
 };
@@ -132,11 +132,11 @@ impl<B: Backend> Controller for Irqchip<B> {
         Err(EINVAL)
     }
 
-    fn routes_changed(&self, table: &Table) {
+    fn routes_changed(&self, table: &Table<'_>) {
         let mut words = [0u64; 4];
         for gsi in 0..self.pins.load(Ordering::Relaxed) {
             for t in table.targets(gsi) {
-                let Target::Msi(m) = t else { continue };
+                let Target::Msi(m) = &t.target else { continue };
                 let Ok(irq) = self.decode(m) else { continue };
                 if irq.level {
                     if let Some(w) = words.get_mut(usize::from(irq.vector >> 6)) {

@@ -47,12 +47,12 @@ impl GuestPhys for Phys<'_, '_> {
     #[inline]
     fn read_entry(&mut self, gpa: u64, size: EntrySize) -> Result<u64, GuestAccess> {
         match size {
-            EntrySize::Long => {
+            EntrySize::Dword => {
                 let mut b = [0; 4];
                 self.read(gpa, &mut b)?;
                 Ok(u64::from(u32::from_le_bytes(b)))
             }
-            EntrySize::Quad => {
+            EntrySize::Qword => {
                 let mut b = [0; 8];
                 self.read(gpa, &mut b)?;
                 Ok(u64::from_le_bytes(b))
@@ -68,8 +68,8 @@ impl GuestPhys for Phys<'_, '_> {
         new: u64,
     ) -> Result<bool, GuestAccess> {
         let bytes = match size {
-            EntrySize::Long => 4,
-            EntrySize::Quad => 8,
+            EntrySize::Dword => 4,
+            EntrySize::Qword => 8,
         };
         if !self.sleep {
             // Rare (code that just ran has its accessed bits set): leave it to the slow way.

@@ -27,11 +27,6 @@ pub(crate) enum Done {
     Effect(Effect),
 }
 
-/// IA32_FLUSH_CMD
-const MSR_FLUSH_CMD: u32 = 0x10b;
-/// IA32_PRED_CMD
-const MSR_PRED_CMD: u32 = 0x49;
-
 fn field(f: model::Field) -> Option<Field> {
     Some(match f {
         model::Field::SysenterCs => Field::SysenterCs,
@@ -196,8 +191,8 @@ impl<B: Backend> Vcpu<B> {
                 }
             }
             Service::Xss => self.xss = v,
-            Service::PredCmd => super::insn::command_msr(MSR_PRED_CMD, v),
-            Service::FlushCmd => super::insn::command_msr(MSR_FLUSH_CMD, v),
+            Service::PredCmd => super::insn::vcpu::pred_cmd(v),
+            Service::FlushCmd => super::insn::vcpu::flush_cmd(v),
             Service::WallClock => self.pv.write_wall_clock(vm, v),
             Service::SystemTime { old } => self.pv.write_system_time(v, old).map_err(invalid)?,
             Service::StealTime => self.pv.write_steal_time(v).map_err(invalid)?,
@@ -227,7 +222,7 @@ pub(crate) enum Access {
 pub(crate) fn guest_access<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, write: bool) -> Access {
     use super::model::regs::Gpr;
     let vm = &ctx.vm.family;
-    let host = Host::get();
+    let host = vm.host;
     let index = (ctx.vcpu.gprs.get(Gpr::Rcx) & 0xffff_ffff) as u32;
     if !vm.msr_allowed(index, write) {
         return vm.msr_refused(rb::KVM_MSR_EXIT_REASON_FILTER);

@@ -6,7 +6,6 @@ use super::{
     backend::{Backend, HwVcpu},
     exit::{Event, Exit, Io, Windows},
     handle::Slow,
-    host::Host,
     mem::Phys,
     model::{
         decode::{length_of, Mnemonic},
@@ -20,10 +19,7 @@ use super::{
 };
 use crate::{
     family::{Ctx, Step},
-    irq::{
-        bus::Space,
-        io::Written, //
-    },
+    irq::{bus::Space, Written},
     memory::View,
 };
 
@@ -272,7 +268,7 @@ pub(crate) fn cpuid<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, next: u64) -> Entered
     let r = super::model::cpuid::CpuidTable::new(&v.cpuid).query(
         leaf,
         subleaf,
-        &v.dynamic(Host::get(), &ctx.vm.family),
+        &v.dynamic(&ctx.vm.family),
     );
     v.gprs.set(Gpr::Rax, u64::from(r.eax));
     v.gprs.set(Gpr::Rbx, u64::from(r.ebx));

@@ -20,7 +20,7 @@ use kernel::{
             ArcHrTimerHandle, HrTimer, HrTimerCallback, HrTimerCallbackContext, HrTimerPointer,
             HrTimerRestart, RelativeHardMode,
         },
-        Delta, Instant, Monotonic,
+        ClockSource, Delta, Monotonic,
     },
 };
 
@@ -84,7 +84,7 @@ pub(crate) struct Alarm {
 /// The monotonic clock, in ns: the one that the APIC timer runs by.
 #[inline]
 pub(crate) fn now_ns() -> u64 {
-    u64::try_from(Instant::<Monotonic>::now().as_nanos()).unwrap_or(0)
+    u64::try_from(Monotonic::ktime_get()).unwrap_or(0)
 }
 
 impl Alarm {

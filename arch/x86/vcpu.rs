@@ -3,9 +3,10 @@
 //! An x86 vCPU under its lock.
 
 use super::{
-    backend::{Backend, Field, HwVcpu, Intercepts},
+    backend::{Backend, Field, HwVcpu},
+    exit::Intercepts,
     host::Host,
-    insn::fpu::GuestFpu,
+    insn::{self, fpu::GuestFpu, GuestBreakpoints},
     model::{
         cpuid::{CpuidTable, Dynamic, Entry, GuestFeatures},
         events::{Cpu, Events},
@@ -21,6 +22,7 @@ use super::{
     time::Tsc,
     vm::VmState,
 };
+use crate::memory::TableCache;
 use kernel::{prelude::*, sync::Arc};
 
 /// `kvm_mp_state` of x86.
@@ -40,6 +42,8 @@ pub(crate) enum MpState {
 pub(crate) struct Vcpu<B: Backend> {
     /// The vendor's part: control block and what goes with it.
     pub(crate) hw: B::Vcpu,
+    /// What the host offers.
+    pub(crate) host: &'static Host,
     /// General registers.
     pub(crate) gprs: Gprs,
     /// FPU, SSE, AVX… state and XCR0.
@@ -64,6 +68,12 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) dr: [u64; 4],
     /// DR0 to DR3 are in the processor during sections, because the guest uses them.
     pub(crate) dr_live: bool,
+    /// They are there now.
+    breakpoints: Option<GuestBreakpoints>,
+    /// The host's TSC_AUX during a section.
+    host_tsc_aux: u64,
+    /// Tables for stage-2 faults.
+    pub(crate) tables: TableCache,
     /// What exits are wanted.
     pub(crate) intercepts: Intercepts,
     /// Whether it runs.
@@ -96,13 +106,13 @@ impl<B: Backend> Vcpu<B> {
     /// # Errors
     /// `ENOMEM`
     pub(crate) fn new(
-        host: &Host,
         vm: &VmState,
         root: u64,
         id: u32,
         has_lapic: bool,
         mail: Arc<Mail>,
     ) -> Result<Self> {
+        let host = vm.host;
         let bsp = id == vm.boot_cpu_id();
         let config = Config {
             id,
@@ -113,8 +123,9 @@ impl<B: Backend> Vcpu<B> {
         let features = GuestFeatures::default();
         let mut v = Self {
             hw: B::vcpu(&host.hw, root)?,
+            host,
             gprs: Gprs::default(),
-            fpu: GuestFpu::new()?,
+            fpu: GuestFpu::new(&host.fpu)?,
             lapic: Lapic::new(config, Self::lapic_features(&features)),
             events: Events::new(),
             windows: super::exit::Windows::default(),
@@ -128,6 +139,9 @@ impl<B: Backend> Vcpu<B> {
             tsc_aux: 0,
             dr: [0; 4],
             dr_live: false,
+            breakpoints: None,
+            host_tsc_aux: 0,
+            tables: TableCache::default(),
             intercepts: Intercepts { hlt: true, mwait: true, rdpmc: true, ..Intercepts::default() },
             mp_state: if bsp || !has_lapic { MpState::Runnable } else { MpState::Uninitialized },
             sipi_vector: 0,
@@ -143,7 +157,8 @@ impl<B: Backend> Vcpu<B> {
         };
         v.reset(false);
         v.hw.set_field(Field::Pat, super::model::msr::PAT_INIT);
-        v.direct_msrs();
+        v.hw.set_tsc_offset(v.tsc.offset());
+        v.direct_msrs(vm);
         Ok(v)
     }
 
@@ -161,8 +176,9 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Lets the guest reach the MSRs that the hardware switches without an exit.
-    fn direct_msrs(&mut self) {
+    /// Lets the guest reach the MSRs that the hardware switches without an exit, as far as user
+    /// space's filter lets it.
+    pub(crate) fn direct_msrs(&mut self, vm: &VmState) {
         /// STAR, LSTAR, CSTAR, SFMASK, FS, GS and KERNEL_GS base, SYSENTER_*.
         const DIRECT: [u32; 10] = [
             0xc000_0081,
@@ -177,7 +193,8 @@ impl<B: Backend> Vcpu<B> {
             0x176,
         ];
         for index in DIRECT {
-            self.hw.set_msr_direct(index, true, true);
+            let (read, write) = (vm.msr_allowed(index, false), vm.msr_allowed(index, true));
+            self.hw.set_msr_direct(index, read, write);
         }
     }
 
@@ -244,6 +261,31 @@ impl<B: Backend> Vcpu<B> {
         self.hw.set_cr8(0);
     }
 
+    /// A guest section begins, IRQs off: the FPU, debug registers and TSC_AUX become the guest's.
+    pub(crate) fn section_begins(&mut self) {
+        if self.fpu.load().is_err() {
+            crate::host::trace::guest_error(c"extended state refused by the processor", 0, 0);
+        }
+        self.hw.begin_section();
+        self.breakpoints = self.dr_live.then(|| GuestBreakpoints::load(&self.dr));
+        if self.tsc_aux != 0 {
+            self.host_tsc_aux = insn::vcpu::swap_tsc_aux(self.tsc_aux);
+        }
+    }
+
+    /// The section ends, IRQs still off.
+    pub(crate) fn section_ends(&mut self) {
+        self.hw.end_section();
+        if self.tsc_aux != 0 {
+            insn::vcpu::swap_tsc_aux(self.host_tsc_aux);
+        }
+        match self.breakpoints.take() {
+            Some(b) => self.dr = b.read(),
+            None => insn::restore_dr7(),
+        }
+        self.fpu.save();
+    }
+
     /// CR0, CR3, CR4 and EFER together.
     #[inline]
     pub(crate) fn control(&self) -> Control {
@@ -267,7 +309,7 @@ impl<B: Backend> Vcpu<B> {
             pkru: self.fpu.pkru(),
             rflags_ac: self.hw.rflags() & rflags::AC != 0,
             maxphyaddr: self.features.maxphyaddr,
-            gbpages: self.features.has(Feature::Pdpe1gb),
+            gbpages: self.features.has(Feature::Gbpages),
             nonleaf_bit8_reserved: self.features.is_amd(),
             pdptes: None,
         }
@@ -314,7 +356,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// What CPUID shows that changes as the guest runs.
-    pub(crate) fn dynamic<'a>(&self, host: &'a Host, vm: &VmState) -> Dynamic<'a> {
+    pub(crate) fn dynamic(&self, vm: &VmState) -> Dynamic<'static> {
         let by_misc_enable = vm.quirk_disabled(crate::bindings::KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT);
         Dynamic {
             cr4: self.hw.cr4(),
@@ -322,7 +364,7 @@ impl<B: Backend> Vcpu<B> {
             mwait: by_misc_enable.then(|| self.msrs.mwait_enabled()),
             xcr0: self.fpu.xcr0(),
             xss: self.xss,
-            layout: &host.supported.layout,
+            layout: &vm.host.supported.layout,
         }
     }
 

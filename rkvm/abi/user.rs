@@ -2,7 +2,7 @@
 
 //! Copying the ABI's structures from and to user space.
 
-pub(crate) use crate::host::uapi::{read_user as get, write_user as put, zeroed, Plain};
+pub(crate) use crate::host::uapi::{read_user as get, write_user as put, zeroed, FromUser, Plain};
 use core::mem::size_of;
 use kernel::{
     alloc::{flags::GFP_KERNEL_ACCOUNT, KVVec},
@@ -24,7 +24,7 @@ pub(crate) fn element<H, T>(addr: usize, i: usize) -> Result<usize> {
 ///
 /// # Errors
 /// `EFAULT`, `ENOMEM`
-pub(crate) fn get_array<H, T: Plain>(addr: usize, n: usize) -> Result<KVVec<T>> {
+pub(crate) fn get_array<H, T: FromUser>(addr: usize, n: usize) -> Result<KVVec<T>> {
     let mut v = KVVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
     for i in 0..n {
         v.push(get::<T>(element::<H, T>(addr, i)?)?, GFP_KERNEL_ACCOUNT)?;

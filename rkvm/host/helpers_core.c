@@ -73,6 +73,21 @@ int rkvm_handle_work(void)
 	return xfer_to_guest_mode_handle_work();
 }
 
+void rkvm_yield(void)
+{
+	cond_resched();
+}
+
+u32 rkvm_cpu_hint(void)
+{
+	return raw_smp_processor_id();
+}
+
+u32 rkvm_online_cpus(void)
+{
+	return num_online_cpus();
+}
+
 void rkvm_sigmask_set(u64 bits)
 {
 	sigset_t set;

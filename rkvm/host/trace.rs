@@ -17,6 +17,12 @@ pub(crate) fn refuse(error: Error, why: &'static CStr) -> Error {
     error
 }
 
+/// A message may go to the kernel's log: a guest or user space that causes many gets few through.
+pub(crate) fn may_log() -> bool {
+    // SAFETY: No requirement.
+    unsafe { rb::rkvm_may_log() }
+}
+
 /// Records what went wrong with a guest, with two numbers that the text explains.
 #[cold]
 pub(crate) fn guest_error(why: &'static CStr, a: u64, b: u64) {

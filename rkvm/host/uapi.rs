@@ -8,20 +8,36 @@ use kernel::{
     uaccess::{UserPtr, UserSlice},
 };
 
-/// A structure of the uapi that may be copied as bytes.
+/// A structure of the uapi that may be copied in as bytes.
 ///
 /// # Safety
-/// Every bit pattern is a valid value, and the type has no padding that the compiler inserted (the
-/// uapi names its padding).
-pub(crate) unsafe trait Plain: Copy {}
+/// Every bit pattern is a valid value.
+pub(crate) unsafe trait FromUser: Copy {}
 
-macro_rules! plain {
+/// A structure of the uapi that may be copied out as bytes, too.
+///
+/// # Safety
+/// The type has no padding that the compiler inserted (the uapi names its padding).
+pub(crate) unsafe trait Plain: FromUser {}
+
+/// Structures that are only copied in.
+macro_rules! from_user {
     ($($t:ty),* $(,)?) => {
-        // SAFETY: uapi structures of integers, arrays and unions of those, with explicit padding.
-        $(unsafe impl Plain for $t {})*
+        // SAFETY: uapi structures of integers, arrays, pointers and unions of those.
+        $(unsafe impl $crate::host::uapi::FromUser for $t {})*
     };
 }
-pub(crate) use plain;
+
+/// Structures that are copied both ways.
+macro_rules! plain {
+    ($($t:ty),* $(,)?) => {
+        // SAFETY: uapi structures of integers, arrays and unions of those.
+        $(unsafe impl $crate::host::uapi::FromUser for $t {})*
+        // SAFETY: Their padding is explicit.
+        $(unsafe impl $crate::host::uapi::Plain for $t {})*
+    };
+}
+pub(crate) use {from_user, plain};
 
 use crate::bindings as rb;
 
@@ -47,14 +63,14 @@ plain!(
 ///
 /// # Errors
 /// `EFAULT`
-pub(crate) fn read_user<T: Plain>(addr: usize) -> Result<T> {
+pub(crate) fn read_user<T: FromUser>(addr: usize) -> Result<T> {
     let mut value = MaybeUninit::<T>::zeroed();
     // SAFETY: The same memory as `value`, as bytes that may be uninitialised.
     let bytes = unsafe {
         core::slice::from_raw_parts_mut(value.as_mut_ptr().cast::<MaybeUninit<u8>>(), size_of::<T>())
     };
     UserSlice::new(UserPtr::from_addr(addr), size_of::<T>()).reader().read_raw(bytes)?;
-    // SAFETY: Zeroed, then whole bytes written: initialised; any pattern is valid (`Plain`).
+    // SAFETY: Zeroed, then whole bytes written: initialised; any pattern is valid (`FromUser`).
     Ok(unsafe { value.assume_init() })
 }
 
@@ -71,8 +87,8 @@ pub(crate) fn write_user<T: Plain>(addr: usize, value: &T) -> Result {
 }
 
 /// A structure of zeroes.
-pub(crate) fn zeroed<T: Plain>() -> T {
-    // SAFETY: Any bit pattern is valid (`Plain`).
+pub(crate) fn zeroed<T: FromUser>() -> T {
+    // SAFETY: Any bit pattern is valid (`FromUser`).
     unsafe { MaybeUninit::zeroed().assume_init() }
 }
 

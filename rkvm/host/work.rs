@@ -22,6 +22,24 @@ pub(crate) fn pending() -> bool {
     unsafe { rb::rkvm_work_pending_racy() }
 }
 
+/// Lets other threads run, if any wants to.
+pub(crate) fn yield_now() {
+    // SAFETY: Task context, no locks held.
+    unsafe { rb::rkvm_yield() };
+}
+
+/// The CPU that this thread ran on a moment ago.
+pub(crate) fn cpu_hint() -> u32 {
+    // SAFETY: No requirement.
+    unsafe { rb::rkvm_cpu_hint() }
+}
+
+/// How many CPUs are online.
+pub(crate) fn online_cpus() -> i32 {
+    // SAFETY: No requirement.
+    i32::try_from(unsafe { rb::rkvm_online_cpus() }).unwrap_or(i32::MAX)
+}
+
 /// A signal set, as `KVM_SET_SIGNAL_MASK` takes it.
 #[derive(Clone, Copy)]
 pub(crate) struct SignalSet(u64);

@@ -73,7 +73,10 @@ product() {
 	local name=$1 key=$2 disk=$3 label=$4 lock work
 	shift 4
 	PRODUCT=$CACHE/$name-$key
-	[[ -e $PRODUCT/.made ]] && return
+	if [[ -e $PRODUCT/.made ]]; then
+		touch "$PRODUCT/.made"
+		return
+	fi
 	mkdir -p "$CACHE/lock" "$CACHE/log"
 	exec {lock}>"$CACHE/lock/$name-$key"
 	if ! flock -n "$lock"; then
@@ -93,6 +96,8 @@ product() {
 		timed "$label" "$CACHE/log/$name-$key.log" "$@" "$work" {lock}>&- || exit 1
 		[[ ${RESUME:-} ]] || mv -T "$work" "$PRODUCT"
 		: >"$PRODUCT/.made"
+		# Of what it replaces, the unused goes.
+		find "$CACHE" -maxdepth 2 -path "$CACHE/$name-*/.made" -mtime +7 -printf '%h\0' | xargs -0r rm -rf --one-file-system
 	fi
 	exec {lock}>&-
 }

@@ -427,4 +427,70 @@ impl GuestFpu {
             }
         }
     }
+
+    /// The low 256 bits of vector register `n` (0 to 15). Not in a section.
+    pub(crate) fn vector(&mut self, n: u8) -> [u8; 32] {
+        let mut v = [0; 32];
+        let high = self.ymm_high(n);
+        let bytes = self.bytes();
+        let parts = [(Some(XMM + 16 * usize::from(n & 15)), 0), (high, 16)];
+        for (from, to) in parts {
+            let from = from.and_then(|at| bytes.get(at..at + 16));
+            if let (Some(from), Some(to)) = (from, v.get_mut(to..to + 16)) {
+                to.copy_from_slice(from);
+            }
+        }
+        v
+    }
+
+    /// Sets the low 256 bits of vector register `n`; with `clear`, what is above becomes zero. Not in
+    /// a section.
+    pub(crate) fn set_vector(&mut self, n: u8, value: &[u8; 32], clear: bool) {
+        let high = self.ymm_high(n);
+        // Initial values are filled in, so that setting the component's bit adds nothing else.
+        self.bytes();
+        let [low_half, high_half] = [value.first_chunk::<16>(), value.last_chunk::<16>()];
+        let mut present = self.area.u64_at(XSTATE_BV);
+        if let Some(half) = low_half {
+            self.area.put(XMM + 16 * usize::from(n & 15), half);
+            present |= xfeature::SSE;
+        }
+        if let (Some(at), Some(half)) = (high, high_half) {
+            self.area.put(at, half);
+            present |= xfeature::AVX;
+        }
+        if clear && self.caps.mask & xfeature::AVX512 != 0 && present & ZMM_HI256 != 0 {
+            let c = cpuid(0xd, 6);
+            let at = usize::try_from(c.ebx).unwrap_or(usize::MAX);
+            self.area.put(at.saturating_add(32 * usize::from(n & 15)), &[0; 32]);
+        }
+        self.area.put(XSTATE_BV, &present.to_le_bytes());
+    }
+
+    /// Where the upper half of YMM register `n` is.
+    fn ymm_high(&self, n: u8) -> Option<usize> {
+        if self.caps.mask & xfeature::AVX == 0 {
+            return None;
+        }
+        let at = usize::try_from(cpuid(0xd, 2).ebx).ok()?;
+        Some(at + 16 * usize::from(n & 15))
+    }
+
+    /// MXCSR. Not in a section.
+    pub(crate) fn mxcsr(&self) -> u32 {
+        self.area.u32_at(MXCSR)
+    }
+
+    /// Sets MXCSR, which has no reserved bits set. Not in a section.
+    pub(crate) fn set_mxcsr(&mut self, v: u32) {
+        self.bytes();
+        self.area.put(MXCSR, &v.to_le_bytes());
+        let present = self.area.u64_at(XSTATE_BV) | xfeature::SSE;
+        self.area.put(XSTATE_BV, &present.to_le_bytes());
+    }
 }
+
+/// Offset of XMM0 in the legacy region.
+const XMM: usize = 160;
+/// Bits 511:256 of ZMM0 to ZMM15.
+const ZMM_HI256: u64 = 1 << 6;

@@ -257,6 +257,23 @@ impl Events {
         self.interrupt = Some((vector, true));
     }
 
+    /// Drops a pending or injected exception (KVM_SET_REGS).
+    pub fn clear_exception(&mut self) {
+        self.exception = None;
+    }
+
+    /// The interrupt whose delivery is under way, if it is no software interrupt:
+    /// kvm_sregs.interrupt_bitmap.
+    pub fn interrupt_in_delivery(&self) -> Option<u8> {
+        self.interrupt.and_then(|(vector, soft)| (!soft).then_some(vector))
+    }
+
+    /// Delivers the interrupt `vector` at the next entry, whatever the processor's state
+    /// (KVM_SET_SREGS restores a delivery that was under way).
+    pub fn requeue_interrupt(&mut self, vector: u8) {
+        self.interrupt = Some((vector, false));
+    }
+
     /// Whether NMIs are masked, because one is in service.
     pub const fn nmi_masked(&self) -> bool {
         self.nmi_masked
