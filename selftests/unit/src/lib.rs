@@ -11,6 +11,24 @@ pub mod arch {
     /// x86.
     pub mod x86 {
         pub mod model;
+
+        /// The decoded exit; the crate's own, as in the module.
+        #[cfg(test)]
+        #[allow(dead_code, reason = "the module uses what the tests do not")]
+        pub(crate) mod exit;
+
+        /// Pure parts of SVM, tested in `svm_tests`.
+        #[cfg(test)]
+        #[allow(dead_code, reason = "the module uses what the tests do not")]
+        pub(crate) mod svm {
+            pub(crate) mod asid;
+            pub(crate) mod check;
+            pub(crate) mod decode;
+            pub(crate) mod intercepts;
+            pub(crate) mod msrpm;
+            pub(crate) mod npt;
+            pub(crate) mod vmcb;
+        }
     }
 }
 
@@ -35,3 +53,6 @@ pub mod irq {
 pub mod host {
     pub mod grow_vec;
 }
+
+#[cfg(test)]
+mod svm_tests;
