@@ -22,6 +22,8 @@ fn only_iced(i: &Instruction) -> Option<&'static str> {
         (&["Femms"], "3DNow!, which no processor with SVM and nested paging kept"),
         (&["VEX_Vpermil2", "VEX_Vfm", "VEX_Vfnm"], "FMA4, dropped with Zen"),
         (&["VEX_Ldtilecfg", "VEX_Sttilecfg", "VEX_Tile", "VEX_Td", "VEX_Tc", "VEX_T"], "AMX"),
+        (&["Reservednop_rm16_r16_0F0D", "Reservednop_rm32_r32_0F0D", "Reservednop_rm64_r64_0F0D"],
+            "register forms of PREFETCH: #UD on AMD, measured on a Zen 4"),
         (&["VEX_KNC"], "Knights Corner"),
     ];
     table.iter().find(|(p, _)| p.iter().any(|p| name.starts_with(p))).map(|&(_, why)| why)

@@ -13,7 +13,6 @@ use super::super::regs::{
 };
 use super::env::{
     Env,
-    Kind,
     Stop, //
 };
 use super::flags::mask;
@@ -125,10 +124,7 @@ impl<E: Env> Ctx<'_, E> {
         let s = self.code_segment(selector, rip, By::Transfer)?;
         if matches!(self.insn.mnemonic, Mnemonic::CallFar | Mnemonic::CallFarImm) {
             let cs = u64::from(self.env.segment(Seg::Cs).selector);
-            let n = u64::from(size);
-            let low = self.stack_at((2 * n).wrapping_neg());
-            let la = self.linear(Seg::Ss, low, n, true)?;
-            self.check_store(la, usize::from(size), Kind::Stack)?;
+            self.check_push(2, size)?;
             let back = self.next & mask(size);
             self.push(cs, size)?;
             self.push(back, size)?;
@@ -140,8 +136,10 @@ impl<E: Env> Ctx<'_, E> {
 
     fn ret_far(&mut self) -> Step {
         let size = self.insn.opsize;
+        let n = u64::from(size);
+        let [lo, hi, ..] = self.peek(n, size)?.to_le_bytes();
         let rip = self.pop(size)?;
-        let [lo, hi, ..] = self.pop(size)?.to_le_bytes();
+        self.set_stack(self.stack_at(n));
         let s = self.code_segment(u16::from_le_bytes([lo, hi]), rip, By::Return)?;
         self.set_stack(self.stack_at(self.imm() & 0xffff));
         self.env.set_segment(Seg::Cs, &s);

@@ -331,7 +331,7 @@ impl<E: Env> Ctx<'_, E> {
                 let found = self.visible(op, selector)?;
                 if let Some(d) = found {
                     match op {
-                        Lar => self.put(dst, d.raw >> 32 & 0xf0_ff00)?,
+                        Lar => self.put(dst, d.raw >> 32 & 0xff_ff00)?,
                         Lsl => self.put(dst, u64::from(d.limit()))?,
                         _ => {}
                     }
