@@ -143,6 +143,7 @@ struct Case {
     regs: Regs,
     bytes: [u8; 15],
     insn: Insn,
+    was_64: bool,
 }
 
 /// Makes the memory operand hit the data, mostly, by turning a register.
@@ -276,7 +277,7 @@ fn new_case(r: &mut Rng, width: Width, ram: &[u8]) -> Option<Case> {
     if matches!(insn.mnemonic, Mnemonic::MovToSeg | Mnemonic::PopSeg | Mnemonic::Lss) {
         bytes[usize::from(insn.len)..].fill(0x90);
     }
-    Some(Case { env, regs, bytes, insn })
+    Some(Case { env, regs, bytes, insn, was_64: is_64 })
 }
 
 /// Gives instructions that take a selector one that exists, mostly, where they look for it.
@@ -417,7 +418,8 @@ fn compare(n: &Native, c: &Case, after: &Regs, stopped: Stopped, ours: Result<Ou
         }
         (s, o) => return Some(format!("{s:?}, ours {o:?}")),
     }
-    let is_64 = c.env.segs[Seg::Cs as usize].attr.long();
+    // A far transfer may change the mode; the upper halves mean something in neither then.
+    let is_64 = c.was_64 && c.env.segs[Seg::Cs as usize].attr.long();
     let theirs = [
         u.rax, u.rcx, u.rdx, u.rbx, u.rsp, u.rbp, u.rsi, u.rdi, u.r8, u.r9, u.r10, u.r11, u.r12,
         u.r13, u.r14, u.r15,
@@ -461,9 +463,8 @@ fn describe(c: &Case, why: &str) -> String {
     )
 }
 
-fn run(width: Width, salt: u64, wanted: u64) {
+fn run(native: &mut Native, width: Width, salt: u64, wanted: u64) {
     let mut r = Rng::new(salt);
-    let mut native = Native::new(&LDT);
     let mut ram: Vec<u8> = (0..DATA_LEN).map(|_| r.u8()).collect();
     native.poke(DATA, &ram);
     let mut xmm = [[0u8; 32]; 16];
@@ -496,10 +497,14 @@ fn run(width: Width, salt: u64, wanted: u64) {
         if c.env.ram != ram {
             native.poke(DATA, &c.env.ram);
         }
-        if !load(&mut native, &mut c) {
+        if !load(native, &mut c) {
             continue;
         }
         let stopped = native.step();
+        if matches!(stopped, Stopped::Signal(libc::SIGSTOP, ..)) {
+            native.poke(DATA, &ram);
+            continue; // the child ran on: a far call to where the kernel loops
+        }
         let mut after = c.regs;
         after.rflags |= rflags::TF;
         let ours = {
@@ -511,13 +516,16 @@ fn run(width: Width, salt: u64, wanted: u64) {
         slot.1 += u64::from(ours.is_ok());
         let mut why = match ours {
             // The child's code is not the model's.
-            Err(Stop::Fault(e)) if e.payload.is_some_and(|a| a.wrapping_sub(CODE) < 4096) => continue,
+            Err(Stop::Fault(e)) if e.payload.is_some_and(|a| a.wrapping_sub(CODE) < 4096) => {
+                native.poke(DATA, &ram);
+                continue;
+            }
             // We do not ask whether the line is mapped.
             Ok(_) if c.insn.mnemonic == Mnemonic::Clflush => None,
             Err(Stop::Unhandleable) => Some("unhandleable".into()),
             ours => {
                 if undefined(&c.insn, &c.regs).is_some() {
-                    compare(&native, &c, &after, stopped, ours)
+                    compare(native, &c, &after, stopped, ours)
                 } else {
                     None
                 }
@@ -574,7 +582,8 @@ fn run(width: Width, salt: u64, wanted: u64) {
 
 #[test]
 fn same_as_the_processor() {
-    run(Width::Bits64, 64, 60_000);
-    run(Width::Bits32, 32, 60_000);
-    run(Width::Bits16, 16, 60_000);
+    let mut native = Native::new(&LDT);
+    run(&mut native, Width::Bits64, 64, 35_000);
+    run(&mut native, Width::Bits32, 32, 35_000);
+    run(&mut native, Width::Bits16, 16, 35_000);
 }

@@ -56,8 +56,12 @@ impl<E: Env> Ctx<'_, E> {
         }
         let mut d = self.descriptor(selector, false, vector::GP)?;
         let a = d.attr();
-        if !a.s() && by == By::Transfer {
-            // A gate or a TSS.
+        let gate_or_tss = match a.typ() {
+            12 => true,
+            1 | 4 | 5 | 9 => !self.long_mode(),
+            _ => false,
+        };
+        if !a.s() && gate_or_tss && by == By::Transfer {
             return Err(Stop::Unhandleable);
         }
         if !a.s() || a.typ() & 8 == 0 {

@@ -231,7 +231,8 @@ impl<E: Env> Ctx<'_, E> {
         let width = self.stack_size();
         let mut from = self.addr_reg(Gpr::Rbp, width);
         self.push(bp, size)?;
-        let frame = self.stack_at(0);
+        // Of the operand's width, though the stack may be narrower.
+        let frame = self.reg(4, size);
         if level > 0 {
             for _ in 1..level {
                 from = from.wrapping_sub(n) & mask(width);

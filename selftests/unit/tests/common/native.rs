@@ -143,6 +143,26 @@ impl Native {
         libc::WSTOPSIG(status)
     }
 
+    /// Waits for a stop; stops a child that has run for too long.
+    fn wait_a_while(&self) -> i32 {
+        let begin = std::time::Instant::now();
+        loop {
+            let mut status = 0;
+            // SAFETY: `status` is a place for the result.
+            let r = unsafe { libc::waitpid(self.pid, &mut status, libc::WNOHANG) };
+            if r == self.pid {
+                assert!(libc::WIFSTOPPED(status), "the child is gone: status {status:x}");
+                return libc::WSTOPSIG(status);
+            }
+            if begin.elapsed().as_millis() > 300 {
+                // SAFETY: A signal to our own child.
+                unsafe { libc::kill(self.pid, libc::SIGSTOP) };
+                return self.wait();
+            }
+            std::thread::yield_now();
+        }
+    }
+
     pub fn poke(&mut self, at: u64, bytes: &[u8]) {
         let end = at + bytes.len() as u64;
         assert!(
@@ -193,7 +213,7 @@ impl Native {
         // SAFETY: The child is stopped and under our trace.
         let e = unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, self.pid, 0, 0) };
         assert_eq!(e, 0, "singlestep: {}", Error::last_os_error());
-        let signal = self.wait();
+        let signal = self.wait_a_while();
         if signal == libc::SIGTRAP {
             return Stopped::Stepped;
         }
