@@ -539,6 +539,8 @@ fn run(native: &mut Native, width: Width, salt: u64, wanted: u64) {
         // operand of CMPS; RETF to an inner level looks at the outer stack before it minds.
         let choice = match c.insn.mnemonic {
             Mnemonic::Enter | Mnemonic::Cmps => ours.is_err(),
+            // Alignment, or the segment's limit.
+            Mnemonic::VecMov => c.insn.vec.is_some_and(|v| v.aligned) && ours.is_err(),
             Mnemonic::RetFar => {
                 matches!(ours, Err(Stop::Fault(e)) if e.vector == vector::GP && e.error != Some(0))
             }

@@ -7,6 +7,7 @@ use super::super::decode::Mnemonic;
 use super::super::regs::rflags;
 use super::super::regs::{
     vector,
+    Gpr,
     Seg,
     SegAttr,
     Segment, //
@@ -145,7 +146,14 @@ impl<E: Env> Ctx<'_, E> {
         let rip = self.pop(size)?;
         self.set_stack(self.stack_at(n));
         let s = self.code_segment(u16::from_le_bytes([lo, hi]), rip, By::Return)?;
-        self.set_stack(self.stack_at(self.imm() & 0xffff));
+        let release = self.imm() & 0xffff;
+        if self.long_mode() && s.attr.long() {
+            // Already in the mode that is returned to.
+            let sp = self.r.gprs.get(Gpr::Rsp).wrapping_add(release);
+            self.r.gprs.set(Gpr::Rsp, sp);
+        } else {
+            self.set_stack(self.stack_at(release));
+        }
         self.env.set_segment(Seg::Cs, &s);
         self.r.rip = rip;
         Ok(Flow::Jump)
