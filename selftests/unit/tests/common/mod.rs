@@ -2,6 +2,8 @@
 
 //! What several tests share.
 
+#![allow(dead_code, reason = "each test is a crate, and uses its own part")]
+
 /// A small deterministic generator (xorshift64*): the same run every time, or another with
 pub mod env;
 pub mod native;
