@@ -309,10 +309,11 @@ impl Lapic {
             return Ok(Effect::None);
         }
         self.mode = mode;
-        match mode {
-            Mode::Xapic => self.xapic_id = (self.config.id & 0xff) as u8,
-            Mode::X2apic => self.logical_id = 0,
-            Mode::Disabled => {}
+        if mode != Mode::Disabled {
+            self.xapic_id = (self.config.id & 0xff) as u8;
+        }
+        if mode == Mode::X2apic {
+            self.logical_id = 0;
         }
         Ok(Effect::Identity(self.identity()))
     }

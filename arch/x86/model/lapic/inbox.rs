@@ -149,7 +149,7 @@ impl Inbox {
     pub fn post_nmi(&self) -> Post {
         self.update(|s| {
             if s & bit::NMI < 2 * bit::ONE_NMI {
-                s + bit::ONE_NMI
+                s.wrapping_add(bit::ONE_NMI)
             } else {
                 s
             }
