@@ -368,6 +368,18 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
+    /// Interrupts of a controller in user space reach the processor: LINT0 is set up for them.
+    #[inline]
+    pub(crate) fn takes_extint(&self) -> bool {
+        !self.has_lapic || self.lapic.accepts_extint()
+    }
+
+    /// User space wants an exit when it can inject an interrupt, and that can come to be.
+    #[inline]
+    pub(crate) fn wants_window(&self) -> bool {
+        self.want_window && self.takes_extint()
+    }
+
     /// Moves RIP past an instruction of `len` bytes: it is done, so an interrupt shadow ends, and
     /// a single step is due if TF is set.
     #[inline]
