@@ -27,3 +27,11 @@ pub mod memory {
 pub mod host {
     pub mod grow_vec;
 }
+
+/// Interrupts and I/O.
+#[path = "../../../rkvm/irq"]
+pub mod irq {
+    pub mod bus;
+    pub mod coalesced;
+    pub mod routing;
+}
