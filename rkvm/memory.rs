@@ -157,11 +157,6 @@ impl<E: Entry, R: Remote> Memory<E, R> {
         self.shadow.root
     }
 
-    /// The tree's shape.
-    pub(crate) fn config(&self) -> &Config {
-        &self.shadow.config
-    }
-
     /// Starts a read section of the slot set.
     ///
     /// Not to be held over anything that may wait for [`Memory::set_region`], nor for long: that

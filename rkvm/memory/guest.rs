@@ -89,6 +89,18 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The slot with `gpa` and the user address of that, if `len` bytes from there are in one page.
+    #[inline]
+    fn spot(&self, gpa: u64, len: usize) -> Result<Option<(&Slot, usize)>, GuestAccess> {
+        let offset = gpa & (PAGE_SIZE - 1);
+        if len as u64 > PAGE_SIZE - offset {
+            return Ok(None);
+        }
+        let gfn = gpa >> PAGE_SHIFT;
+        let slot = self.slot(gfn).ok_or(GuestAccess::NoSlot)?;
+        Ok(Some((slot, (slot.hva_of(gfn) | offset) as usize)))
+    }
+
     /// The slot with `gpa`, the user address of that, and how many of `len` bytes follow in the slot.
     #[inline]
     fn span(&self, gpa: u64, len: usize) -> Result<(&Slot, usize, usize), GuestAccess> {
@@ -106,6 +118,9 @@ impl<'a> View<'a> {
         mut to: &mut [u8],
         copy: impl Fn(&mut [u8], usize) -> Result,
     ) -> Result<(), GuestAccess> {
+        if let Some((_, hva)) = self.spot(gpa, to.len())? {
+            return copy(to, hva).map_err(|_| GuestAccess::Fault);
+        }
         while !to.is_empty() {
             let (_, hva, len) = self.span(gpa, to.len())?;
             let (now, rest) = to.split_at_mut_checked(len).ok_or(GuestAccess::Fault)?;
@@ -123,6 +138,15 @@ impl<'a> View<'a> {
         mut from: &[u8],
         copy: impl Fn(usize, &[u8]) -> Result,
     ) -> Result<(), GuestAccess> {
+        if let Some((slot, hva)) = self.spot(gpa, from.len())? {
+            if slot.readonly() {
+                return Err(GuestAccess::ReadOnly);
+            }
+            let done = copy(hva, from);
+            // Also after a failure, which may have come in the middle.
+            slot.mark_dirty(gpa >> PAGE_SHIFT);
+            return done.map_err(|_| GuestAccess::Fault);
+        }
         while !from.is_empty() {
             let (slot, hva, len) = self.span(gpa, from.len())?;
             if slot.readonly() {
@@ -130,7 +154,6 @@ impl<'a> View<'a> {
             }
             let (now, rest) = from.split_at_checked(len).ok_or(GuestAccess::Fault)?;
             let done = copy(hva, now);
-            // Also after a failure, which may have come in the middle.
             if slot.dirty.is_some() {
                 let last = (gpa + (len as u64 - 1)) >> PAGE_SHIFT;
                 for gfn in gpa >> PAGE_SHIFT..=last {
