@@ -241,6 +241,12 @@ pub fn done(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.jmp(again)
 }
 
+/// The same behind a label.
+pub fn done_after(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.nop()?;
+    done(a)
+}
+
 /// Has the next exception go on at `l` (long mode). RAX is lost.
 pub fn expect64(a: &mut CodeAssembler, l: CodeLabel) -> Result<(), IcedError> {
     a.lea(rax, ptr(l))?;
