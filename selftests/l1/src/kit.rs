@@ -255,7 +255,11 @@ pub fn expect64(a: &mut CodeAssembler, l: CodeLabel) -> Result<(), IcedError> {
 
 /// Has the next exception go on at `l` (protected mode). EAX is lost.
 pub fn expect32(a: &mut CodeAssembler, l: CodeLabel) -> Result<(), IcedError> {
-    a.lea(eax, ptr(l))?;
+    let mut setup = a.create_label();
+    a.call(setup)?;
+    a.jmp(l)?;
+    a.set_label(&mut setup)?;
+    a.pop(eax)?;
     a.mov(dword_ptr(FIXUP), eax)
 }
 

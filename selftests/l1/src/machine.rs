@@ -302,83 +302,85 @@ impl Cpu {
     /// Puts the vCPU at `entry` in `mode`, on the stack of CPU number `n`.
     pub fn start(&self, mode: Mode, entry: u64, n: u64) {
         let mut s = self.fd.get_sregs().expect("KVM_GET_SREGS");
-        let seg = |selector: u16, code: bool, l: u8, db: u8| kvm_segment {
-            base: 0,
-            limit: 0xffff_ffff,
-            selector,
-            type_: if code { 11 } else { 3 },
-            present: 1,
-            dpl: 0,
-            db,
-            s: 1,
-            l,
-            g: 1,
-            avl: 0,
-            unusable: 0,
-            padding: 0,
-        };
-        if mode == Mode::Real {
-            s.cs.base = entry & !0xf;
-            s.cs.selector = (s.cs.base >> 4) as u16;
-            for d in [&mut s.ds, &mut s.es, &mut s.ss, &mut s.fs, &mut s.gs] {
-                d.base = 0;
-                d.selector = 0;
-            }
-            self.fd.set_sregs(&s).expect("KVM_SET_SREGS");
-            self.fd
-                .set_regs(&kvm_regs { rip: entry & 0xf, rsp: kit::STACK - 0x400 * n, rflags: 2, ..Default::default() })
-                .expect("KVM_SET_REGS");
-            return;
-        }
-        s.cs = match mode {
-            Mode::Long => seg(kit::SEL_CODE64, true, 1, 0),
-            _ => seg(kit::SEL_CODE32, true, 0, 1),
-        };
-        let data = seg(kit::SEL_DATA, false, 0, 1);
-        (s.ds, s.es, s.ss, s.fs, s.gs) = (data, data, data, data, data);
-        s.tr = kvm_segment {
-            base: kit::TSS,
-            limit: 0x67,
-            selector: kit::SEL_TSS,
-            type_: 11,
-            present: 1,
-            ..Default::default()
-        };
-        s.ldt = kvm_segment { unusable: 1, ..Default::default() };
-        s.gdt = kvm_dtable { base: kit::GDT, limit: (kit::GDT_ENTRIES.len() * 8 - 1) as u16, ..Default::default() };
-        s.idt = kvm_dtable {
-            base: kit::IDT,
-            limit: if mode == Mode::Long { 0xfff } else { 0x7ff },
-            ..Default::default()
-        };
-        let (pe, pg, wp, ne, mp) = (1, 1 << 31, 1 << 16, 1 << 5, 1 << 1);
-        let (pse, pae, osfxsr, osxmm) = (1 << 4, 1 << 5, 1 << 9, 1 << 10);
-        s.cr0 = pe | ne | mp | 1 << 4;
-        s.cr4 = osfxsr | osxmm;
-        s.efer = 0;
-        match mode {
-            Mode::Paged => {
-                s.cr0 |= pg | wp;
-                s.cr4 |= pse;
-                s.cr3 = kit::TABLES;
-            }
-            Mode::Pae => {
-                s.cr0 |= pg | wp;
-                s.cr4 |= pae;
-                s.cr3 = kit::PDPT;
-            }
-            Mode::Long => {
-                s.cr0 |= pg | wp;
-                s.cr4 |= pae;
-                s.cr3 = kit::TABLES;
-                s.efer = 0x500;
-            }
-            _ => {}
-        }
+        mode_sregs(&mut s, mode, entry);
         self.fd.set_sregs(&s).expect("KVM_SET_SREGS");
+        let rip = if mode == Mode::Real { entry & 0xf } else { entry };
         self.fd
-            .set_regs(&kvm_regs { rip: entry, rsp: kit::STACK - 0x400 * n, rflags: 2, ..Default::default() })
+            .set_regs(&kvm_regs { rip, rsp: kit::STACK - 0x400 * n, rflags: 2, ..Default::default() })
             .expect("KVM_SET_REGS");
+    }
+}
+
+/// The system registers of `mode`, with the kit's tables; in real mode CS is based at `entry`.
+pub fn mode_sregs(s: &mut kvm_sregs, mode: Mode, entry: u64) {
+    let seg = |selector: u16, code: bool, l: u8, db: u8| kvm_segment {
+        base: 0,
+        limit: 0xffff_ffff,
+        selector,
+        type_: if code { 11 } else { 3 },
+        present: 1,
+        dpl: 0,
+        db,
+        s: 1,
+        l,
+        g: 1,
+        avl: 0,
+        unusable: 0,
+        padding: 0,
+    };
+    if mode == Mode::Real {
+        s.cs.base = entry & !0xf;
+        s.cs.selector = (s.cs.base >> 4) as u16;
+        for d in [&mut s.ds, &mut s.es, &mut s.ss, &mut s.fs, &mut s.gs] {
+            d.base = 0;
+            d.selector = 0;
+        }
+        return;
+    }
+    s.cs = match mode {
+        Mode::Long => seg(kit::SEL_CODE64, true, 1, 0),
+        _ => seg(kit::SEL_CODE32, true, 0, 1),
+    };
+    let data = seg(kit::SEL_DATA, false, 0, 1);
+    (s.ds, s.es, s.ss, s.fs, s.gs) = (data, data, data, data, data);
+    s.tr = kvm_segment {
+        base: kit::TSS,
+        limit: 0x67,
+        selector: kit::SEL_TSS,
+        type_: 11,
+        present: 1,
+        ..Default::default()
+    };
+    s.ldt = kvm_segment { unusable: 1, ..Default::default() };
+    s.gdt = kvm_dtable { base: kit::GDT, limit: (kit::GDT_ENTRIES.len() * 8 - 1) as u16, ..Default::default() };
+    s.idt = kvm_dtable {
+        base: kit::IDT,
+        limit: if mode == Mode::Long { 0xfff } else { 0x7ff },
+        ..Default::default()
+    };
+    let (pe, pg, wp, ne, mp) = (1, 1 << 31, 1 << 16, 1 << 5, 1 << 1);
+    let (pse, pae, osfxsr, osxmm) = (1 << 4, 1 << 5, 1 << 9, 1 << 10);
+    s.cr0 = pe | ne | mp | 1 << 4;
+    s.cr4 = osfxsr | osxmm;
+    s.efer = 0;
+    match mode {
+        Mode::Paged => {
+            s.cr0 |= pg | wp;
+            s.cr4 |= pse;
+            s.cr3 = kit::TABLES;
+        }
+        Mode::Pae => {
+            s.cr0 |= pg | wp;
+            s.cr4 |= pae;
+            s.cr3 = kit::PDPT;
+        }
+        Mode::Long => {
+            s.cr0 |= pg | wp;
+            s.cr4 |= pae;
+            s.cr3 = kit::TABLES;
+            s.efer = 0x500;
+        }
+        _ => {}
     }
 }
 
