@@ -4,3 +4,5 @@
 
 #[cfg(CONFIG_X86_64)]
 pub(crate) mod x86;
+#[cfg(CONFIG_X86_64)]
+pub(crate) use x86::{load, Loaded};

@@ -8,5 +8,17 @@
 
 #include <linux/kvm.h>
 #include "helpers_core.h"
+#include "helpers_hw.h"
+#ifdef CONFIG_X86_64
+#include "helpers_x86.h"
+#endif
+#include "helpers_trace.h"
+#include "helpers_mm.h"
+#include "helpers_irq.h"
 
 #endif
+/* What bindgen reads: the KVM ABI, and kernel functions the kernel crate lacks. */
+#include <linux/kvm.h>
+#include <asm/svm.h>
+#include <linux/anon_inodes.h>
+#include <linux/eventfd.h>

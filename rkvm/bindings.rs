@@ -4,6 +4,11 @@
 
 #![allow(
     clippy::all,
+    clippy::as_underscore,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::ptr_cast_constness,
+    clippy::ref_as_ptr,
     clippy::undocumented_unsafe_blocks,
     dead_code,
     improper_ctypes,
@@ -19,7 +24,7 @@
 
 use kernel::bindings::{
     eventfd_ctx, file, file_operations, mm_struct, page, srcu_struct, task_struct, vm_area_struct,
-    work_struct,
+    wait_queue_entry, wait_queue_func_t, work_struct,
 };
 use kernel::ffi;
 

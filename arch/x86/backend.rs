@@ -5,7 +5,7 @@
 //! Static dispatch: `Backend` is a type parameter of everything above it, chosen once at load.
 //! A backend knows its hardware; it knows no ioctl, no LAPIC, no memslot.
 
-use super::exit::{Event, Exit, Windows};
+use super::exit::{Event, Exit, Intercepts, Windows};
 use super::model::regs::{DescTable, Gprs, Seg, Segment};
 use crate::memory::stage2;
 use kernel::prelude::*;
@@ -68,29 +68,6 @@ pub(crate) enum Field {
     SpecCtrl,
 }
 
-/// What exits are wanted that depend on the guest's configuration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Intercepts {
-    /// Bit n: exception n exits. (#AC and #MC always do.)
-    pub(crate) exceptions: u32,
-    /// Every access to a debug register.
-    pub(crate) debug_regs: bool,
-    /// HLT
-    pub(crate) hlt: bool,
-    /// PAUSE (filtered, where the hardware can).
-    pub(crate) pause: bool,
-    /// MONITOR and MWAIT
-    pub(crate) mwait: bool,
-    /// Writes of CR8 (an interrupt waits that TPR holds back).
-    pub(crate) cr8_write: bool,
-    /// RDTSC and RDTSCP
-    pub(crate) rdtsc: bool,
-    /// RDPMC
-    pub(crate) rdpmc: bool,
-    /// INVLPG
-    pub(crate) invlpg: bool,
-}
-
 /// A vendor: SVM or VMX.
 pub(crate) trait Backend: Sized + Send + Sync + 'static {
     /// For logs and `/sys`: "svm" or "vmx".
@@ -124,6 +101,10 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
     /// # Errors
     /// `ENOMEM`
     fn vcpu(caps: &HwCaps, root: u64) -> Result<Self::Vcpu>;
+
+    /// Undoes [`Backend::setup`], when the module goes or fails to load: after
+    /// [`Backend::disable_cpu`] on every CPU, with no vCPU left.
+    fn teardown();
 }
 
 /// One vCPU, as its vendor sees it.
@@ -132,6 +113,12 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
 /// memory; none executes a privileged instruction, so they may be called on any CPU, at any time
 /// outside of [`HwVcpu::enter`].
 pub(crate) trait HwVcpu: Send {
+    /// A guest section begins on the calling CPU, IRQs off: gets what lasts until its end ready
+    /// (the host's state, the address-space id, a new CPU's caches). No [`HwVcpu::enter`] without.
+    fn begin_section(&mut self);
+    /// The section ends, on the same CPU, IRQs still off.
+    fn end_section(&mut self);
+
     /// Enters the guest and returns at the next exit. IRQs and preemption are off, the guest's FPU
     /// is loaded. On return all of `gprs` (RAX and RSP too) is the guest's.
     ///

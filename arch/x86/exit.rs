@@ -185,3 +185,26 @@ pub(crate) struct Windows {
     /// An NMI waits.
     pub(crate) nmi: bool,
 }
+
+/// What exits are wanted that depend on the guest's configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Intercepts {
+    /// Bit n: exception n exits. (#AC and #MC always do.)
+    pub(crate) exceptions: u32,
+    /// Every access to a debug register.
+    pub(crate) debug_regs: bool,
+    /// HLT
+    pub(crate) hlt: bool,
+    /// PAUSE (filtered, where the hardware can).
+    pub(crate) pause: bool,
+    /// MONITOR and MWAIT
+    pub(crate) mwait: bool,
+    /// Writes of CR8 (an interrupt waits that TPR holds back).
+    pub(crate) cr8_write: bool,
+    /// RDTSC and RDTSCP
+    pub(crate) rdtsc: bool,
+    /// RDPMC
+    pub(crate) rdpmc: bool,
+    /// INVLPG
+    pub(crate) invlpg: bool,
+}

@@ -13,3 +13,17 @@ pub mod arch {
         pub mod model;
     }
 }
+
+/// Guest memory.
+#[path = "../../../rkvm/memory"]
+pub mod memory {
+    pub mod stage2;
+}
+
+/// Interrupts and I/O.
+#[path = "../../../rkvm/irq"]
+pub mod irq {
+    pub mod bus;
+    pub mod coalesced;
+    pub mod routing;
+}
