@@ -16,7 +16,7 @@ use crate::arch::x86::model::regs::{cr4, efer};
 use crate::host::hw_page::HwPage;
 use crate::host::percpu::PerCpu;
 use crate::host::rcu_slot::RcuSlot;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -43,6 +43,8 @@ pub(super) struct HostCpu {
     pub(super) save: HwPage<Vmcb>,
     /// This CPU's address-space ids.
     pub(super) asids: Allocator,
+    /// Which vCPU ran here last.
+    pub(super) last: AtomicU64,
     /// SVM is on here, by us.
     enabled: AtomicBool,
 }
@@ -55,6 +57,8 @@ pub(super) struct Host {
     pub(super) iopm: HwPage<Iopm>,
     /// The address bit of encrypted memory, for addresses that hardware reads.
     pub(super) encryption: u64,
+    /// A prediction barrier is wanted between different guests on a CPU.
+    pub(super) barrier: bool,
     /// For the rules of VMRUN.
     pub(super) limits: Limits,
 }
@@ -100,6 +104,7 @@ pub(super) fn setup() -> Result<HwCaps> {
             hsave: HwPage::new()?,
             save: HwPage::new()?,
             asids: Allocator::new(),
+            last: AtomicU64::new(0),
             enabled: AtomicBool::new(false),
         })
     })?;
@@ -107,15 +112,14 @@ pub(super) fn setup() -> Result<HwCaps> {
         phys_bits: size & 0xff,
         asids: svm.ebx,
     };
-    HOST.set(Arc::new(
-        Host {
-            cpus,
-            iopm,
-            encryption,
-            limits,
-        },
-        GFP_KERNEL,
-    )?)?;
+    let host = Host {
+        cpus,
+        iopm,
+        encryption,
+        barrier: insn::wants_barriers(),
+        limits,
+    };
+    HOST.set(Arc::new(host, GFP_KERNEL)?)?;
 
     Ok(HwCaps {
         // CPUID Fn8000_0001 EDX bit 26: 1 GiB pages.

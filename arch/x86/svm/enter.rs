@@ -52,8 +52,6 @@ impl Run {
             return Err(EIO);
         }
         self.0.host = pa;
-        // SAFETY: Preemption is off in a section.
-        unsafe { bindings::rkvm_section_quiescent() };
         Ok(())
     }
 
