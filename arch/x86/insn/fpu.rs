@@ -20,8 +20,6 @@ pub(crate) mod xfeature {
     pub(crate) const SSE: u64 = 1 << 1;
     /// AVX
     pub(crate) const AVX: u64 = 1 << 2;
-    /// The upper halves of ZMM0 to ZMM15, one of AVX-512's three
-    pub(crate) const ZMM_HI256: u64 = 1 << 6;
     /// The three of AVX-512
     pub(crate) const AVX512: u64 = 7 << 5;
     /// PKRU
@@ -38,8 +36,6 @@ const XSAVE_MIN: usize = 576;
 const AREA_MIN: usize = 4096;
 /// Offset of XSTATE_BV.
 const XSTATE_BV: usize = 512;
-/// XMM0
-const XMM: usize = 160;
 /// FCW, 16 bits, at 0; MXCSR, 32 bits, at 24; MXCSR_MASK at 28.
 const FCW_INIT: [u8; 2] = [0x7f, 0x03];
 const MXCSR: usize = 24;
@@ -54,10 +50,6 @@ pub(crate) struct FpuCaps {
     pub(crate) mask: u64,
     /// Guests can have PKRU: its offset in the area.
     pkru: Option<usize>,
-    /// Offset of the upper halves of YMM0 to YMM15.
-    ymm: usize,
-    /// Offset of the upper halves of ZMM0 to ZMM15.
-    zmm: usize,
     /// Size of an area in bytes.
     pub(crate) size: usize,
 }
@@ -87,8 +79,6 @@ impl FpuCaps {
                 xfeature::X87 | xfeature::SSE
             },
             pkru,
-            ymm: place(2).0,
-            zmm: place(6).0,
             size: size.max(AREA_MIN),
         }
     }
@@ -145,12 +135,6 @@ impl XsaveArea {
         let end = at.saturating_add(data.len());
         if let Some(d) = self.bytes_mut().get_mut(at..end) {
             d.copy_from_slice(data);
-        }
-    }
-
-    fn get(&self, at: usize, to: &mut [u8]) {
-        if let Some(s) = self.bytes().get(at..at.saturating_add(to.len())) {
-            to.copy_from_slice(s);
         }
     }
 
@@ -366,52 +350,6 @@ impl GuestFpu {
         }
     }
 
-    /// The low 256 bits of vector register `n`, 0 to 15. Not in a section.
-    pub(crate) fn vector(&self, n: u8) -> [u8; 32] {
-        let n = usize::from(n & 15);
-        let mut v = [0; 32];
-        let (low, high) = v.split_at_mut(16);
-        let has = |f| self.caps.host_xcr0 == 0 || self.area.u64_at(XSTATE_BV) & f != 0;
-        if has(xfeature::SSE) {
-            self.area.get(XMM + 16 * n, low);
-        }
-        if self.caps.mask & xfeature::AVX != 0 && has(xfeature::AVX) {
-            self.area.get(self.caps.ymm + 16 * n, high);
-        }
-        v
-    }
-
-    /// Sets the low 256 bits of vector register `n`; with `clear`, the bits above become zero. Not in
-    /// a section.
-    pub(crate) fn set_vector(&mut self, n: u8, v: &[u8; 32], clear: bool) {
-        let n = usize::from(n & 15);
-        let (low, high) = v.split_at(16);
-        self.fill_initial();
-        let mut bv = self.area.u64_at(XSTATE_BV) | xfeature::SSE;
-        self.area.put(XMM + 16 * n, low);
-        if self.caps.mask & xfeature::AVX != 0 {
-            bv |= xfeature::AVX;
-            self.area.put(self.caps.ymm + 16 * n, high);
-        }
-        if clear && bv & xfeature::ZMM_HI256 != 0 {
-            self.area.put(self.caps.zmm + 32 * n, &[0; 32]);
-        }
-        self.area.put(XSTATE_BV, &bv.to_le_bytes());
-    }
-
-    /// MXCSR. Not in a section.
-    pub(crate) fn mxcsr(&self) -> u32 {
-        self.area.u32_at(MXCSR)
-    }
-
-    /// Sets MXCSR; the caller has seen that no reserved bit is set. Not in a section.
-    pub(crate) fn set_mxcsr(&mut self, v: u32) {
-        self.fill_initial();
-        self.area.put(MXCSR, &v.to_le_bytes());
-        let bv = self.area.u64_at(XSTATE_BV) | xfeature::SSE;
-        self.area.put(XSTATE_BV, &bv.to_le_bytes());
-    }
-
     /// Replaces the state by `data` (KVM_SET_XSAVE), which the caller has validated: XSTATE_BV within
     /// [`FpuCaps::xcr0_mask`], XCOMP_BV and the rest of the header zero, no reserved MXCSR bits. What
     /// is longer than the area is cut off. PKRU keeps its value if XSTATE_BV does not have it.
@@ -462,7 +400,8 @@ impl GuestFpu {
         if clear && self.caps.mask & xfeature::AVX512 != 0 && present & ZMM_HI256 != 0 {
             let c = cpuid(0xd, 6);
             let at = usize::try_from(c.ebx).unwrap_or(usize::MAX);
-            self.area.put(at.saturating_add(32 * usize::from(n & 15)), &[0; 32]);
+            self.area
+                .put(at.saturating_add(32 * usize::from(n & 15)), &[0; 32]);
         }
         self.area.put(XSTATE_BV, &present.to_le_bytes());
     }
