@@ -38,7 +38,6 @@ macro_rules! caps {
 pub(crate) const GENERIC: &[Cap] = caps! {
     KVM_CAP_USER_MEMORY = 1;
     KVM_CAP_NR_MEMSLOTS = MAX_SLOTS as i32;
-    KVM_CAP_COALESCED_MMIO = 1;
     KVM_CAP_SYNC_MMU = 1;
     KVM_CAP_DESTROY_MEMORY_REGION_WORKS = 1;
     KVM_CAP_IRQ_ROUTING = MAX_ROUTES as i32;

@@ -7,6 +7,7 @@
 #include <linux/spinlock.h>
 #include <linux/swap.h>
 #include <linux/uaccess.h>
+#include <linux/unaligned.h>
 #include <linux/vmstat.h>
 
 #include "helpers_mm.h"
@@ -189,22 +190,63 @@ unsigned long rkvm_untagged_addr(unsigned long address)
 	return untagged_addr(address);
 }
 
+/* Sizes that have an instruction of their own skip the copy's checks. */
+#define RKVM_GET(type) do {							\
+		type value;							\
+		unsafe_get_user(value, (type __user *)from, fault);		\
+		put_unaligned(value, (type *)to);				\
+	} while (0)
+#define RKVM_PUT(type)								\
+	unsafe_put_user(get_unaligned((const type *)from), (type __user *)to, fault)
+
 unsigned long rkvm_read_user_nofault(void *to, unsigned long from, unsigned long size)
 {
-	unsigned long left;
+	unsigned long left = size;
 
 	pagefault_disable();
-	left = __copy_from_user_inatomic(to, (void __user *)from, size);
+	if (size > 8 || !is_power_of_2(size)) {
+		if (access_ok((void __user *)from, size))
+			left = __copy_from_user_inatomic(to, (void __user *)from, size);
+		goto out;
+	}
+	if (!user_read_access_begin((void __user *)from, size))
+		goto out;
+	switch (size) {
+	case 1: RKVM_GET(u8); break;
+	case 2: RKVM_GET(u16); break;
+	case 4: RKVM_GET(u32); break;
+	case 8: RKVM_GET(u64); break;
+	}
+	left = 0;
+fault:
+	user_read_access_end();
+out:
 	pagefault_enable();
 	return left;
 }
 
 unsigned long rkvm_write_user_nofault(unsigned long to, const void *from, unsigned long size)
 {
-	unsigned long left;
+	unsigned long left = size;
 
 	pagefault_disable();
-	left = __copy_to_user_inatomic((void __user *)to, from, size);
+	if (size > 8 || !is_power_of_2(size)) {
+		if (access_ok((void __user *)to, size))
+			left = __copy_to_user_inatomic((void __user *)to, from, size);
+		goto out;
+	}
+	if (!user_write_access_begin((void __user *)to, size))
+		goto out;
+	switch (size) {
+	case 1: RKVM_PUT(u8); break;
+	case 2: RKVM_PUT(u16); break;
+	case 4: RKVM_PUT(u32); break;
+	case 8: RKVM_PUT(u64); break;
+	}
+	left = 0;
+fault:
+	user_write_access_end();
+out:
 	pagefault_enable();
 	return left;
 }

@@ -196,10 +196,9 @@ impl UserPage {
         let mut page = core::ptr::null_mut();
         // SAFETY: Any address may be asked for; `page` has room for one pointer.
         let n = unsafe { kbindings::get_user_pages_fast_only(address, 1, flags, &mut page) };
+        let page = NonNull::new(page).filter(|_| n == 1)?;
         // INVARIANT: One page was returned, with a reference.
-        (n == 1).then_some(Self {
-            page: NonNull::new(page)?,
-        })
+        Some(Self { page })
     }
 
     /// Gets the page at `address`, faulting it in. May sleep; if `interruptible`, not longer than until
@@ -388,14 +387,9 @@ pub(crate) fn untagged(address: usize) -> usize {
 }
 
 /// Reads user memory without sleeping. `EFAULT` if a page is not there.
-///
-/// The range must have passed [`access_ok`].
 #[inline]
 pub(crate) fn read_nofault(to: &mut [u8], from: usize) -> Result {
-    if !access_ok(from, to.len()) {
-        return Err(EFAULT);
-    }
-    // SAFETY: `to` is writable for its length; any checked user address may be read.
+    // SAFETY: `to` is writable for its length; any address may be tried, and is checked.
     match unsafe { bindings::rkvm_read_user_nofault(to.as_mut_ptr().cast(), from, to.len()) } {
         0 => Ok(()),
         _ => Err(EFAULT),
@@ -405,10 +399,7 @@ pub(crate) fn read_nofault(to: &mut [u8], from: usize) -> Result {
 /// Writes user memory without sleeping. `EFAULT` if a page is not there or not writable.
 #[inline]
 pub(crate) fn write_nofault(to: usize, from: &[u8]) -> Result {
-    if !access_ok(to, from.len()) {
-        return Err(EFAULT);
-    }
-    // SAFETY: `from` is readable for its length; any checked user address may be written.
+    // SAFETY: `from` is readable for its length; any address may be tried, and is checked.
     match unsafe { bindings::rkvm_write_user_nofault(to, from.as_ptr().cast(), from.len()) } {
         0 => Ok(()),
         _ => Err(EFAULT),

@@ -58,7 +58,8 @@ impl<T> RwLock<T> {
     pub(crate) fn try_read(&self) -> Option<ReadGuard<'_, T>> {
         // SAFETY: The lock was initialised by `new`.
         let locked = unsafe { bindings::rkvm_read_trylock(self.lock.get().cast()) } != 0;
-        locked.then_some(ReadGuard {
+        // Not `then_some`: a guard that is made is one that unlocks.
+        locked.then(|| ReadGuard {
             lock: self,
             _not_send: NotThreadSafe,
         })

@@ -23,15 +23,9 @@ impl Bitmap {
     /// Marks a page, counted from the slot's first. To be called after the write.
     #[inline]
     pub fn set(&self, page: u64) {
-        let bit = 1 << (page & 63);
         if let Some(word) = self.words.get((page >> 6) as usize) {
-            // Most writes are to pages that are dirty already: do not take the line for them.
-            // The fence keeps the caller's write before the look: else the log could take the bit
-            // and copy the page between the two.
-            core::sync::atomic::fence(Ordering::SeqCst);
-            if word.load(Ordering::Relaxed) & bit == 0 {
-                word.fetch_or(bit, Ordering::AcqRel);
-            }
+            // Release: who takes the bit sees the write.
+            word.fetch_or(1 << (page & 63), Ordering::AcqRel);
         }
     }
 

@@ -239,11 +239,21 @@ pub fn pages<E: Entry>(level: u32) -> u64 {
     1 << page_order::<E>(level)
 }
 
+/// What a walk needs to know of a level.
+#[derive(Clone, Copy, Default)]
+struct Shape {
+    /// log2 of an entry's reach, in pages.
+    shift: u32,
+    /// Number of a table's entries, less 1.
+    mask: u64,
+}
+
 /// A tree of tables.
 pub struct Stage2<E: Entry, T: Tables> {
     tables: T,
     root: u64,
     config: Config,
+    shapes: [Shape; MAX_LEVELS],
     _format: PhantomData<E>,
 }
 
@@ -252,10 +262,23 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
     pub fn new(tables: T, root: T::Page, config: Config) -> Self {
         let phys = T::phys(&root);
         tables.adopt(root);
+        let mut shapes = [Shape::default(); MAX_LEVELS];
+        for (level, shape) in (0..config.levels).zip(&mut shapes) {
+            let bits = if level + 1 == config.levels {
+                Self::root_bits(&config)
+            } else {
+                E::index_bits(level)
+            };
+            *shape = Shape {
+                shift: page_order::<E>(level),
+                mask: (1 << bits) - 1,
+            };
+        }
         Self {
             tables,
             root: phys,
             config,
+            shapes,
             _format: PhantomData,
         }
     }
@@ -298,11 +321,18 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
         self.config.levels - 1
     }
 
+    #[inline]
+    fn shape(&self, level: u32) -> Shape {
+        // There is no such level above the root, which is the highest that anyone asks for.
+        self.shapes.get(level as usize).copied().unwrap_or_default()
+    }
+
     /// The index of `gfn` in a table at `level`.
     #[inline]
     fn index(&self, gfn: u64, level: u32) -> usize {
+        let shape = self.shape(level);
         // The mask makes it fit.
-        (gfn >> page_order::<E>(level)) as usize & (self.entries(level) - 1)
+        ((gfn >> shape.shift) & shape.mask) as usize
     }
 
     #[inline]
@@ -670,7 +700,7 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
 
     /// Takes an unlinked table and all below it out of the store.
     fn release(&mut self, table: u64, level: u32, freed: &mut impl FnMut(T::Page)) {
-        for i in 0..self.entries(level) {
+        for i in 0..=self.shape(level).mask as usize {
             if level == 0 {
                 break;
             }
@@ -687,22 +717,13 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
         }
     }
 
-    /// Number of entries of a table at `level`.
-    fn entries(&self, level: u32) -> usize {
-        1 << if level == self.top() {
-            Self::root_bits(&self.config)
-        } else {
-            E::index_bits(level)
-        }
-    }
-
     /// The indexes of a table that starts at frame `base` whose entries meet `range`.
     fn indexes(&self, level: u32, base: u64, range: &Range<u64>) -> Range<usize> {
         if range.is_empty() {
             return 0..0;
         }
-        let step = pages::<E>(level);
-        let count = self.entries(level) as u64;
+        let Shape { shift, mask } = self.shape(level);
+        let (step, count) = (1 << shift, mask + 1);
         let first = (range.start.saturating_sub(base) / step).min(count);
         let last = range.end.saturating_sub(base).div_ceil(step).min(count);
         first as usize..last.max(first) as usize

@@ -14,7 +14,7 @@ mod leaf;
 mod supported;
 
 pub use feature::{Feature, FeatureSet, Policy};
-pub use guest::{CpuidTable, Dynamic, GuestFeatures, InvalidCpuid};
+pub use guest::{dynamic, CpuidTable, Dynamic, GuestFeatures, InvalidCpuid};
 pub use supported::{Cap, CapSet, HostCaps, Supported};
 
 /// What CPUID returns.

@@ -300,6 +300,9 @@ impl MsrState {
             };
         }
         let value = self.check(m, value, ctx)?;
+        if m.rule == Rule::ReadOnly {
+            return Ok(Write::Done);
+        }
         match m.class {
             Class::Backend(f) => Ok(Write::Backend(f, value)),
             Class::Shell(s) => Ok(Write::Shell(s, value)),

@@ -243,13 +243,10 @@ pub enum Invalid {
     CsLong,
     /// CR3 has address bits above MAXPHYADDR.
     Cr3Reserved,
-    /// CR8 is above 15.
-    Cr8,
-    /// APIC_BASE has reserved bits, or x2APIC without enable.
-    ApicBase,
 }
 
-/// Checks what KVM_SET_SREGS(2) would load, as a whole. `cs_long` is CS.L.
+/// Checks the control registers that KVM_SET_SREGS(2) would load, as a whole. `cs_long` is CS.L.
+/// The APIC base has its own rule, [`apic_base_valid`].
 ///
 /// # Errors
 /// The first rule that is broken.
@@ -288,7 +285,9 @@ pub fn check(c: &Control, cs_long: bool, f: &GuestFeatures) -> Result<(), Invali
             return Err(Invalid::CsLong);
         }
     }
-    if c.cr4 & cr4::CET != 0 && c.cr0 & cr0::WP == 0 {
+    let cet_alone = c.cr4 & cr4::CET != 0 && c.cr0 & cr0::WP == 0;
+    let pcid_alone = c.cr4 & cr4::PCIDE != 0 && !lma;
+    if cet_alone || pcid_alone {
         return Err(Invalid::Cr4Mode);
     }
     Ok(())

@@ -13,8 +13,8 @@
 use super::regs::{cr0, cr4, efer, pferr, Exception};
 
 mod entry;
-pub use entry::{EntrySize, Format, Mode};
-use entry::{ACCESSED, DIRTY, GLOBAL, NX, PRESENT, USER, WRITE};
+pub use entry::{EntrySize, Mode};
+use entry::{Format, ACCESSED, DIRTY, GLOBAL, NX, PRESENT, USER, WRITE};
 
 /// Guest-physical memory, as a page walk needs it.
 pub trait GuestPhys {

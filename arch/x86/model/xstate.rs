@@ -81,7 +81,10 @@ impl XstateLayout {
     /// Reads leaf 0xD, sub-leaves 2 and up, through `cpuid(leaf, subleaf)`.
     pub fn from_cpuid(cpuid: impl Fn(u32, u32) -> Regs) -> XstateLayout {
         let mut layout = XstateLayout::default();
-        for (i, c) in (0u32..).zip(layout.components.iter_mut()).skip(2) {
+        for (i, c) in (0..COMPONENTS as u32)
+            .zip(layout.components.iter_mut())
+            .skip(2)
+        {
             let r = cpuid(0xd, i);
             *c = Component {
                 size: r.eax,
@@ -94,7 +97,7 @@ impl XstateLayout {
 
     /// Extended components that are set in `mask`, with their bit number.
     fn extended(&self, mask: u64) -> impl Iterator<Item = (u32, &Component)> {
-        (0u32..)
+        (0..COMPONENTS as u32)
             .zip(self.components.iter())
             .skip(2)
             .filter(move |(i, _)| mask & (1 << (i & 63)) != 0)

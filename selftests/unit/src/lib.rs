@@ -35,6 +35,9 @@ pub mod arch {
 /// Guest memory.
 #[path = "../../../rkvm/memory"]
 pub mod memory {
+    pub mod bitmap;
+    pub mod invalidate;
+    pub mod slots;
     pub mod stage2;
 }
 
@@ -44,6 +47,11 @@ pub mod irq {
     pub mod bus;
     pub mod coalesced;
     pub mod routing;
+}
+
+/// What pure modules use of `rkvm/host/`, over `std`.
+pub mod host {
+    pub mod grow_vec;
 }
 
 #[cfg(test)]

@@ -189,10 +189,9 @@ fn naive(p: &Paging, entries: &[u64], la: u64, access: Option<Access>) -> Expect
     for (n, &(name, low, count)) in levels.iter().enumerate() {
         let bytes = if pae { 8 } else { 4 };
         let at = base + field(la, low + count - 1, low) * bytes;
-        let e = if name == "PDPTE" && p.pdptes.is_some() {
-            p.pdptes.unwrap()[field(la, 31, 30) as usize]
-        } else {
-            held(&mut places, entries, at, bytes)
+        let e = match p.pdptes {
+            Some(loaded) if name == "PDPTE" => loaded[field(la, 31, 30) as usize],
+            _ => held(&mut places, entries, at, bytes),
         };
         if !bit(e, 0) {
             return done(Err(code), &places);
@@ -450,7 +449,7 @@ fn code_of(
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 300_000,
+        cases: 150_000,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

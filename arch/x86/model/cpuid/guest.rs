@@ -69,6 +69,19 @@ impl<'a> CpuidTable<'a> {
             .find(|e| e.flags & SIGNIFICANT_INDEX == 0 || e.index == subleaf)
     }
 
+    /// True if both tables hold the same entries, but for bits that follow the guest's state: a
+    /// vCPU that has run takes only such a table, which user space may have got from
+    /// KVM_GET_CPUID2 in another state.
+    pub fn same(&self, other: &CpuidTable<'_>, d: &Dynamic<'_>) -> bool {
+        let key = |e: &Entry| (e.function, e.index, e.flags);
+        self.entries.len() == other.entries.len()
+            && self
+                .entries
+                .iter()
+                .zip(other.entries)
+                .all(|(a, b)| key(a) == key(b) && dynamic(a, d) == dynamic(b, d))
+    }
+
     /// Registers of an entry, zero if there is none.
     fn regs(&self, leaf: u32, subleaf: u32) -> Regs {
         self.find(leaf, subleaf).map_or(Regs::ZERO, |e| e.regs)
@@ -265,7 +278,7 @@ fn mask(base: u64, rows: &[(u64, Feature)], set: &FeatureSet) -> u64 {
 }
 
 /// Bits of CR4 that go with `set`.
-pub(super) fn cr4_mask(set: &FeatureSet) -> u64 {
+fn cr4_mask(set: &FeatureSet) -> u64 {
     mask(CR4_BASE, &CR4_BY_FEATURE, set)
 }
 
@@ -349,7 +362,7 @@ impl GuestFeatures {
         }
     }
 
-    /// Family 0x17 and the like behave as AMD.
+    /// Behaves as AMD's processors do.
     #[inline]
     pub fn is_amd(&self) -> bool {
         self.vendor == Vendor::Amd

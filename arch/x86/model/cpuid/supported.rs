@@ -435,11 +435,6 @@ impl Supported {
             edx: 0,
         }
     }
-
-    /// Bits of CR4 that guests may set which are offered every feature.
-    pub fn cr4_mask(&self) -> u64 {
-        super::guest::cr4_mask(&self.features)
-    }
 }
 
 fn or(a: Regs, b: Regs) -> Regs {

@@ -16,7 +16,6 @@ pub const MCG_SER_P: u64 = 1 << 24;
 /// What KVM_X86_GET_MCE_CAP_SUPPORTED says.
 pub const SUPPORTED: u64 = MCG_CTL_P | MCG_SER_P;
 
-
 const MCG_CAP: u32 = 0x179;
 const MCG_STATUS: u32 = 0x17a;
 const MCG_CTL: u32 = 0x17b;

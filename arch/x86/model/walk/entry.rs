@@ -61,7 +61,7 @@ pub enum Mode {
 
 /// Everything about entries that does not change during one walk.
 #[derive(Clone, Copy, Debug)]
-pub struct Format {
+pub(super) struct Format {
     /// The level that CR3 points to.
     pub(super) top: u8,
     /// Width of entries.
