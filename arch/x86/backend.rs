@@ -116,7 +116,8 @@ pub(crate) trait HwVcpu: Send {
     /// A guest section begins on the calling CPU, IRQs off: gets what lasts until its end ready
     /// (the host's state, the address-space id, a new CPU's caches). No [`HwVcpu::enter`] without.
     fn begin_section(&mut self);
-    /// The section ends, on the same CPU, IRQs still off.
+    /// The section ends, on the same CPU, IRQs still off. The host's DR7 is the caller's to restore:
+    /// an exit leaves it without breakpoints.
     fn end_section(&mut self);
 
     /// Enters the guest and returns at the next exit. IRQs and preemption are off, the guest's FPU

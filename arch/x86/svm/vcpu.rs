@@ -459,7 +459,6 @@ impl HwVcpu for SvmVcpu {
 
     fn end_section(&mut self) {
         self.run.forget_host();
-        insn::restore_dr7();
         insn::guest_has_run();
     }
 
