@@ -11,13 +11,19 @@ use rkvm_unit::arch::x86::model::decode::{
 };
 
 fuzz_target!(|data: &[u8]| {
-    let Some((&how, bytes)) = data.split_first() else { return };
+    let Some((&how, bytes)) = data.split_first() else {
+        return;
+    };
     let width = match how & 3 {
         0 => Width::Bits16,
         1 => Width::Bits32,
         _ => Width::Bits64,
     };
-    let vendor = if how & 4 != 0 { Vendor::Intel } else { Vendor::Amd };
+    let vendor = if how & 4 != 0 {
+        Vendor::Intel
+    } else {
+        Vendor::Amd
+    };
     let mode = Mode::new(width, vendor);
     match decode(bytes, mode) {
         Ok(i) => {

@@ -231,8 +231,16 @@ fn segment(i: &mut Input<'_>) -> Segment {
     let attr = SegAttr(u32::from(kind) | u32::from(i.u8() & 0xf1) << 8 | 1 << 7);
     Segment {
         selector: i.u64() as u16,
-        attr: if kind & 0x80 != 0 { attr } else { SegAttr(0xc093) },
-        limit: if kind & 0x40 != 0 { u32::MAX } else { i.u64() as u32 },
+        attr: if kind & 0x80 != 0 {
+            attr
+        } else {
+            SegAttr(0xc093)
+        },
+        limit: if kind & 0x40 != 0 {
+            u32::MAX
+        } else {
+            i.u64() as u32
+        },
         base: i.u64(),
     }
 }
@@ -273,14 +281,29 @@ fuzz_target!(|data: &[u8]| {
     };
     e.ldtr = segment(&mut i);
     e.tr = segment(&mut i);
-    e.gdtr = DescTable { base: i.u64(), limit: i.u64() as u16 };
-    e.idtr = DescTable { base: i.u64(), limit: i.u64() as u16 };
+    e.gdtr = DescTable {
+        base: i.u64(),
+        limit: i.u64() as u16,
+    };
+    e.idtr = DescTable {
+        base: i.u64(),
+        limit: i.u64() as u16,
+    };
     if !long {
-        for b in [&mut e.gdtr.base, &mut e.idtr.base, &mut e.ldtr.base, &mut e.tr.base] {
+        for b in [
+            &mut e.gdtr.base,
+            &mut e.idtr.base,
+            &mut e.ldtr.base,
+            &mut e.tr.base,
+        ] {
             *b &= 0xffff_ffff;
         }
     }
-    let mut r = Regs { gprs: Gprs::default(), rip: i.u64(), rflags: i.u64() & 0x3f_7fd5 | 2 };
+    let mut r = Regs {
+        gprs: Gprs::default(),
+        rip: i.u64(),
+        rflags: i.u64() & 0x3f_7fd5 | 2,
+    };
     if e.cr0 & cr0::PE == 0 || long {
         r.rflags &= !rflags::VM;
     }
@@ -296,8 +319,13 @@ fuzz_target!(|data: &[u8]| {
     };
     let string = matches!(
         insn.mnemonic,
-        Mnemonic::Movs | Mnemonic::Cmps | Mnemonic::Scas | Mnemonic::Lods | Mnemonic::Stos
-            | Mnemonic::Ins | Mnemonic::Outs
+        Mnemonic::Movs
+            | Mnemonic::Cmps
+            | Mnemonic::Scas
+            | Mnemonic::Lods
+            | Mnemonic::Stos
+            | Mnemonic::Ins
+            | Mnemonic::Outs
     );
     for _ in 0..200 {
         let before = r;

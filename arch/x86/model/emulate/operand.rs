@@ -192,6 +192,7 @@ impl<E: Env> Ctx<'_, E> {
         if b.is_empty() {
             return self.env.write(la, a, access);
         }
+        self.env.check_write(la, a.len(), access)?;
         self.env.check_write(0, b.len(), access)?;
         self.env.write(la, a, access)?;
         self.env.write(0, b, access)
