@@ -766,6 +766,11 @@ fn run(native: &mut Native, width: Width, salt: u64, wanted: u64) {
         slot.0 += 1;
         slot.1 += u64::from(ours.is_ok());
         let mut why = match ours {
+            // The kernel's segment that numbers the processor is not in the model's GDT.
+            Err(Stop::Fault(e)) if e.error == Some(0x78) => {
+                native.poke(DATA, &ram);
+                continue;
+            }
             // The child's code is not the model's.
             Err(Stop::Fault(e)) if e.payload.is_some_and(|a| a.wrapping_sub(CODE) < 4096) => {
                 native.poke(DATA, &ram);
@@ -784,14 +789,15 @@ fn run(native: &mut Native, width: Width, salt: u64, wanted: u64) {
         };
         done += 1;
         native.peek(DATA, &mut theirs);
-        // The processor has written frames of ENTER when the last one faults.
-        let partial = c.insn.mnemonic == Mnemonic::Enter && ours.is_err();
+        // The processor has written some slots when a later one faults.
+        let partial = matches!(c.insn.mnemonic, Mnemonic::Enter | Mnemonic::Pusha) && ours.is_err();
         // Which of several faults comes first is not said: that of which frame of ENTER, of which
         // operand of CMPS; RETF to an inner level looks at the outer stack before it minds.
         let choice = match c.insn.mnemonic {
             Mnemonic::Enter | Mnemonic::Cmps => ours.is_err(),
             // Alignment, or the segment's limit.
             Mnemonic::VecMov => c.insn.vec.is_some_and(|v| v.aligned) && ours.is_err(),
+            Mnemonic::CallFar => matches!(ours, Err(Stop::Fault(e)) if e.vector == vector::SS),
             Mnemonic::RetFar => {
                 matches!(ours, Err(Stop::Fault(e)) if e.vector == vector::GP)
             }
