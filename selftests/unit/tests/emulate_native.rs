@@ -861,7 +861,7 @@ fn run(native: &mut Native, width: Width, salt: u64, wanted: u64) {
 #[test]
 fn same_as_the_processor() {
     let mut native = Native::new(&LDT);
-    run(&mut native, Width::Bits64, 64, 100_000);
-    run(&mut native, Width::Bits32, 32, 100_000);
-    run(&mut native, Width::Bits16, 16, 100_000);
+    run(&mut native, Width::Bits64, 64, 60_000);
+    run(&mut native, Width::Bits32, 32, 60_000);
+    run(&mut native, Width::Bits16, 16, 60_000);
 }
