@@ -5,6 +5,17 @@
 //! `core` only, no `unsafe`, no allocation, no panic. The same files are compiled into `rkvm.ko`
 //! and, on the host, into `selftests/unit` and `selftests/fuzz`.
 
+pub mod clock;
+pub mod events;
+pub mod lapic;
+pub mod cpuid;
+pub mod msr;
+pub mod mtrr;
+pub mod pv;
+pub mod msi;
 pub mod decode;
 pub mod emulate;
 pub mod regs;
+pub mod sregs;
+pub mod walk;
+pub mod xstate;

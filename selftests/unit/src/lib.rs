@@ -11,5 +11,48 @@ pub mod arch {
     /// x86.
     pub mod x86 {
         pub mod model;
+
+        /// The decoded exit; the crate's own, as in the module.
+        #[cfg(test)]
+        #[allow(dead_code, reason = "the module uses what the tests do not")]
+        pub(crate) mod exit;
+
+        /// Pure parts of SVM, tested in `svm_tests`.
+        #[cfg(test)]
+        #[allow(dead_code, reason = "the module uses what the tests do not")]
+        pub(crate) mod svm {
+            pub(crate) mod asid;
+            pub(crate) mod check;
+            pub(crate) mod decode;
+            pub(crate) mod intercepts;
+            pub(crate) mod msrpm;
+            pub(crate) mod npt;
+            pub(crate) mod vmcb;
+        }
     }
 }
+
+/// Guest memory.
+#[path = "../../../rkvm/memory"]
+pub mod memory {
+    pub mod bitmap;
+    pub mod invalidate;
+    pub mod slots;
+    pub mod stage2;
+}
+
+/// Interrupts and I/O.
+#[path = "../../../rkvm/irq"]
+pub mod irq {
+    pub mod bus;
+    pub mod coalesced;
+    pub mod routing;
+}
+
+/// What pure modules use of `rkvm/host/`, over `std`.
+pub mod host {
+    pub mod grow_vec;
+}
+
+#[cfg(test)]
+mod svm_tests;

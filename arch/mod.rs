@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Processor families: one folder each, one line each here.
+
+#[cfg(CONFIG_X86_64)]
+pub(crate) mod x86;
+#[cfg(CONFIG_X86_64)]
+pub(crate) use x86::{load, Loaded};

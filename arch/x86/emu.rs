@@ -1,0 +1,626 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The emulator's shell: gives the pure emulator a vCPU's registers, the guest's memory, and the
+//! devices in the kernel and in user space, and does what it says in the end.
+
+use super::{
+    backend::{Backend, HwVcpu},
+    handle,
+    io::{Asked, Insn as Bytes, Piece, UserExit, PIO_BYTES},
+    mem::{Miss, Phys},
+    model::{
+        cpuid::{self, Feature},
+        decode::{decode, DecodeError, Insn, Mode, Vendor, Width},
+        emulate::{
+            emulate, Access, Env, Feature as Ext, Kind, Outcome, Regs, Shadow, Stop, System,
+        },
+        lapic::Place,
+        regs::{
+            efer, rflags, vector, DescTable, Exception, Gpr, Seg, Segment, //
+        },
+        walk::{self, Kind as WalkKind, Privilege},
+    },
+    run,
+    shared::now_ns,
+    vcpu::Vcpu,
+    X86,
+};
+use crate::{
+    family::{Ctx, Next},
+    host::trace,
+    irq::{bus::Space, Written},
+    memory::{GuestAccess, View},
+};
+use kernel::prelude::*;
+
+type After = Result<Next<UserExit>>;
+
+/// DR6.BS
+const SINGLE_STEP: u64 = 1 << 14;
+
+impl<B: Backend> Vcpu<B> {
+    /// The vendor whose rules the guest's instructions follow.
+    fn decode_vendor(&self) -> Vendor {
+        match self.features.vendor {
+            cpuid::Vendor::Amd => Vendor::Amd,
+            cpuid::Vendor::Intel => Vendor::Intel,
+        }
+    }
+
+    /// The mode that code is decoded in.
+    #[inline]
+    pub(crate) fn mode(&self) -> Mode {
+        let cs = self.hw.segment(Seg::Cs).attr;
+        let width = if self.hw.efer() & efer::LMA != 0 && cs.long() {
+            Width::Bits64
+        } else if cs.db() && self.hw.rflags() & rflags::VM == 0 {
+            Width::Bits32
+        } else {
+            Width::Bits16
+        };
+        Mode::new(width, self.decode_vendor())
+    }
+}
+
+/// A vCPU as the emulator sees it.
+struct Machine<'m, 'c, 'v, B: Backend> {
+    ctx: &'m mut Ctx<'c, X86<B>>,
+    view: &'m View<'v>,
+    /// Memory behind a slot could not be had: `KVM_RUN` fails with `EFAULT`.
+    fault: Option<u64>,
+    /// A local APIC access has to be told to user space, or posted writes are full.
+    leave: bool,
+}
+
+/// A contiguous part of an access: where it is in guest-physical memory.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    gpa: u64,
+    len: usize,
+}
+
+impl<B: Backend> Machine<'_, '_, '_, B> {
+    fn stop(&mut self, m: Miss, la: u64) -> Stop {
+        match m {
+            Miss::Exception(e) => Stop::Fault(e),
+            Miss::Busy => Stop::Unhandleable,
+            Miss::Memory(GuestAccess::Fault) => {
+                self.fault = Some(la);
+                Stop::Unhandleable
+            }
+            Miss::Memory(_) => Stop::Unhandleable,
+        }
+    }
+
+    fn rights(&self, a: Access) -> walk::Access {
+        walk::Access {
+            kind: if a.write { WalkKind::Write } else { WalkKind::Read },
+            privilege: match a.kind {
+                Kind::System => Privilege::Implicit,
+                _ if a.user => Privilege::User,
+                _ => Privilege::Supervisor,
+            },
+        }
+    }
+
+    /// The one or two parts of an access of `len` bytes, by pages.
+    fn parts(&mut self, la: u64, len: usize, a: Access) -> Result<[Part; 2], Stop> {
+        let rights = self.rights(a);
+        let mut parts = [Part::default(); 2];
+        let first = usize::try_from(0x1000 - (la & 0xfff)).unwrap_or(0).min(len);
+        let mut at = la;
+        for (part, n) in parts.iter_mut().zip([first, len - first]) {
+            if n == 0 {
+                continue;
+            }
+            let t = self
+                .ctx
+                .vcpu
+                .translate(&mut Phys::sleeping(self.view), at, rights)
+                .map_err(|m| self.stop(m, at))?;
+            *part = Part { gpa: t.gpa, len: n };
+            at = at.wrapping_add(n as u64);
+            if !self.ctx.vcpu.is_64bit() {
+                at &= 0xffff_ffff;
+            }
+        }
+        Ok(parts)
+    }
+
+    fn lapic_at(&self, gpa: u64) -> Place {
+        if self.ctx.vcpu.has_lapic {
+            self.ctx.vcpu.lapic.place(gpa)
+        } else {
+            Place::Elsewhere
+        }
+    }
+
+    /// Reads what is no memory, at most 8 bytes.
+    fn device_read(&mut self, gpa: u64, buf: &mut [u8]) -> Result<(), Stop> {
+        let len = u8::try_from(buf.len()).map_err(|_| Stop::Unhandleable)?;
+        if let Place::Register(offset) = self.lapic_at(gpa) {
+            let value = self.ctx.vcpu.lapic.mmio_read(offset, len, now_ns).to_le_bytes();
+            copy(buf, &value);
+            return Ok(());
+        }
+        let pending = &mut self.ctx.vcpu.pending;
+        if let Some(data) = pending.answer(gpa, len) {
+            copy(buf, &data);
+            return Ok(());
+        }
+        pending.asked = Asked::Mmio(Piece { gpa, len, data: [0; 8] });
+        Err(Stop::NeedUser)
+    }
+
+    /// Writes what is no memory, at most 8 bytes.
+    fn device_write(&mut self, gpa: u64, data: &[u8]) -> Result<(), Stop> {
+        if let Place::Register(offset) = self.lapic_at(gpa) {
+            let mut value = [0; 8];
+            copy(&mut value, data);
+            let len = u8::try_from(data.len()).map_err(|_| Stop::Unhandleable)?;
+            let value = u64::from_le_bytes(value);
+            let effect = self.ctx.vcpu.lapic.mmio_write(offset, len, value, now_ns);
+            self.leave |= run::apply(self.ctx, effect);
+            return Ok(());
+        }
+        if self.ctx.vm.irq.bus().write(Space::Mmio, gpa, data) == Written::Handled {
+            return Ok(());
+        }
+        let mut piece = Piece { gpa, len: 0, data: [0; 8] };
+        piece.len = u8::try_from(data.len()).map_err(|_| Stop::Unhandleable)?;
+        copy(&mut piece.data, data);
+        self.ctx.vcpu.pending.post(piece).map_err(|_| Stop::Unhandleable)
+    }
+
+    fn backing(&mut self, e: GuestAccess, la: u64) -> Stop {
+        self.stop(Miss::Memory(e), la)
+    }
+}
+
+fn copy(to: &mut [u8], from: &[u8]) {
+    for (t, f) in to.iter_mut().zip(from) {
+        *t = *f;
+    }
+}
+
+impl<B: Backend> Env for Machine<'_, '_, '_, B> {
+    fn cr(&self, n: u8) -> u64 {
+        handle::read_cr(self.ctx.vcpu, n)
+    }
+    fn efer(&self) -> u64 {
+        self.ctx.vcpu.hw.efer()
+    }
+    fn cpl(&self) -> u8 {
+        self.ctx.vcpu.hw.cpl()
+    }
+    fn vendor(&self) -> Vendor {
+        self.ctx.vcpu.decode_vendor()
+    }
+    fn has(&self, feature: Ext) -> bool {
+        let f = match feature {
+            Ext::Adx => Feature::Adx,
+            Ext::Avx => Feature::Avx,
+            Ext::Bmi1 => Feature::Bmi1,
+            Ext::Bmi2 => Feature::Bmi2,
+            Ext::Cx16 => Feature::Cx16,
+            Ext::Lzcnt => Feature::Abm,
+            Ext::Movbe => Feature::Movbe,
+            Ext::Popcnt => Feature::Popcnt,
+            Ext::Smap => Feature::Smap,
+        };
+        self.ctx.vcpu.features.has(f)
+    }
+    fn segment(&self, s: Seg) -> Segment {
+        self.ctx.vcpu.hw.segment(s)
+    }
+    fn set_segment(&mut self, s: Seg, v: &Segment) {
+        self.ctx.vcpu.hw.set_segment(s, v);
+    }
+    fn ldtr(&self) -> Segment {
+        self.ctx.vcpu.hw.ldtr()
+    }
+    fn tr(&self) -> Segment {
+        self.ctx.vcpu.hw.tr()
+    }
+    fn gdtr(&self) -> DescTable {
+        self.ctx.vcpu.hw.gdtr()
+    }
+    fn idtr(&self) -> DescTable {
+        self.ctx.vcpu.hw.idtr()
+    }
+
+    fn read(&mut self, la: u64, buf: &mut [u8], access: Access) -> Result<(), Stop> {
+        let parts = self.parts(la, buf.len(), access)?;
+        let mut rest = buf;
+        for p in parts {
+            let (now, later) = rest.split_at_mut_checked(p.len).ok_or(Stop::Unhandleable)?;
+            rest = later;
+            if p.len == 0 {
+                continue;
+            }
+            match self.view.read(p.gpa, now) {
+                Ok(()) => {}
+                Err(GuestAccess::NoSlot) => {
+                    for (i, chunk) in now.chunks_mut(8).enumerate() {
+                        self.device_read(p.gpa.wrapping_add(i as u64 * 8), chunk)?;
+                    }
+                }
+                Err(e) => return Err(self.backing(e, la)),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, la: u64, data: &[u8], access: Access) -> Result<(), Stop> {
+        let parts = self.parts(la, data.len(), access)?;
+        let mut rest = data;
+        for p in parts {
+            let (now, later) = rest.split_at_checked(p.len).ok_or(Stop::Unhandleable)?;
+            rest = later;
+            if p.len == 0 {
+                continue;
+            }
+            match self.view.write(p.gpa, now) {
+                Ok(()) => {}
+                Err(GuestAccess::NoSlot | GuestAccess::ReadOnly) => {
+                    for (i, chunk) in now.chunks(8).enumerate() {
+                        self.device_write(p.gpa.wrapping_add(i as u64 * 8), chunk)?;
+                    }
+                }
+                Err(e) => return Err(self.backing(e, la)),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_write(&mut self, la: u64, len: usize, access: Access) -> Result<(), Stop> {
+        self.parts(la, len, access).map(|_| ())
+    }
+
+    fn cmpxchg(
+        &mut self,
+        la: u64,
+        old: &[u8],
+        new: &[u8],
+        access: Access,
+    ) -> Result<bool, Stop> {
+        let len = old.len();
+        let parts = self.parts(la, len, access)?;
+        let [p, second] = parts;
+        let memory = self
+            .view
+            .slot(p.gpa >> 12)
+            .is_some_and(|s| !s.readonly());
+        if !memory {
+            return self.write(la, new, access).map(|()| true);
+        }
+        if second.len != 0 || !matches!(len, 1 | 2 | 4 | 8) || p.gpa % len as u64 != 0 {
+            // A locked access that is split over cache lines or 16 bytes wide: no single step here
+            // does that.
+            return Err(Stop::Unhandleable);
+        }
+        let number = |b: &[u8]| {
+            let mut v = [0; 8];
+            copy(&mut v, b);
+            u64::from_le_bytes(v)
+        };
+        let (old, new) = (number(old), number(new));
+        match self.view.compare_exchange(p.gpa, len, old, new) {
+            Ok(was) => Ok(was == old),
+            Err(e) => Err(self.backing(e, la)),
+        }
+    }
+
+    fn pio_in(&mut self, port: u16, size: u8, ahead: u32) -> Result<u32, Stop> {
+        let page = self.ctx.core.pages.get(1).ok_or(Stop::Unhandleable)?;
+        let pending = &mut self.ctx.vcpu.pending;
+        if let Some(v) = pending.next_in(page, port, size) {
+            return Ok(v);
+        }
+        let count = ahead.clamp(1, PIO_BYTES / u32::from(size.max(1)));
+        pending.asked = Asked::Ins { port, size, count };
+        Err(Stop::NeedUser)
+    }
+
+    fn pio_out(&mut self, port: u16, size: u8, value: u32) -> Result<(), Stop> {
+        let bytes = value.to_le_bytes();
+        let data = bytes.get(..usize::from(size)).ok_or(Stop::Unhandleable)?;
+        if self.ctx.vm.irq.bus().write(Space::Pio, u64::from(port), data) == Written::Handled {
+            return Ok(());
+        }
+        let page = self.ctx.core.pages.get(1).ok_or(Stop::Unhandleable)?;
+        if !self.ctx.vcpu.pending.post_out(page, port, size, value) {
+            return Err(Stop::Unhandleable);
+        }
+        Ok(())
+    }
+
+    fn vec(&mut self, n: u8) -> Result<[u8; 32], Stop> {
+        Ok(self.ctx.vcpu.fpu.vector(n))
+    }
+    fn set_vec(&mut self, n: u8, value: &[u8; 32], clear: bool) {
+        self.ctx.vcpu.fpu.set_vector(n, value, clear);
+    }
+    fn mxcsr(&self) -> u32 {
+        self.ctx.vcpu.fpu.mxcsr()
+    }
+    fn set_mxcsr(&mut self, value: u32) {
+        self.ctx.vcpu.fpu.set_mxcsr(value);
+    }
+
+    fn committed(&mut self) {
+        self.ctx.vcpu.pending.commit();
+    }
+    fn should_yield(&self) -> bool {
+        let v = &self.ctx.vcpu;
+        // Port items are collected as long as they fit; pieces of memory are told one by one.
+        self.leave
+            || v.pending.must_tell()
+            || crate::host::work::pending()
+            || !self.ctx.core.shared.mail.inbox.is_empty()
+    }
+}
+
+/// The instruction at RIP, decoded.
+fn fetch<B: Backend>(v: &mut Vcpu<B>, view: &View<'_>) -> Result<(Bytes, Insn), Miss> {
+    let rip = v.hw.rip();
+    let mode = v.mode();
+    let mut b = match v.pending.insn.take() {
+        Some(b) if b.rip == rip => b,
+        _ => {
+            v.pending.abandon();
+            Bytes { rip, bytes: [0; 15], len: 0 }
+        }
+    };
+    if b.len == 0 {
+        b.len = v.hw.insn_bytes(&mut b.bytes);
+    }
+    loop {
+        let bytes = b.bytes.get(..b.len).unwrap_or(&[]);
+        let missing = match decode(bytes, mode) {
+            Ok(insn) => return Ok((b, insn)),
+            Err(DecodeError::NeedMore) => b.bytes.get_mut(b.len..).unwrap_or(&mut []),
+            Err(DecodeError::TooLong) => return Err(Miss::Exception(Exception::gp(0))),
+            Err(DecodeError::Invalid) => return Err(Miss::Exception(Exception::ud())),
+            Err(DecodeError::Unsupported) => return Err(Miss::Memory(GuestAccess::NoSlot)),
+        };
+        let at = v.hw.rip().wrapping_add(b.len as u64);
+        let la = if mode.is_64() {
+            at
+        } else {
+            v.hw.segment(Seg::Cs).base.wrapping_add(at) & 0xffff_ffff
+        };
+        let n = v.fetch(&mut Phys::sleeping(view), la, missing)?;
+        if n == 0 {
+            return Err(Miss::Exception(Exception::gp(0)));
+        }
+        b.len += n;
+    }
+}
+
+/// #UD was intercepted: emulates what other processors have, else the guest gets it.
+pub(crate) fn run_undefined<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, _view: &View<'_>) -> After {
+    ctx.vcpu.raise(Exception::ud());
+    Ok(Next::Reenter)
+}
+
+/// Emulation cannot go on: user space gets the bytes.
+pub(crate) fn failure<B: Backend>(v: &mut Vcpu<B>, bytes: &[u8]) -> After {
+    let mut out = [0; 15];
+    copy(&mut out, bytes);
+    let len = u8::try_from(bytes.len().min(15)).unwrap_or(0);
+    trace::guest_error(
+        c"instruction cannot be emulated; RIP, first bytes",
+        v.hw.rip(),
+        u64::from_le_bytes(out.first_chunk().copied().unwrap_or_default()),
+    );
+    v.pending.abandon();
+    Ok(Next::ToUser(UserExit::EmulationFailure { bytes: out, len }))
+}
+
+/// Emulates the instruction at RIP.
+pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> After {
+    let (bytes, insn) = match fetch(ctx.vcpu, view) {
+        Ok(x) => x,
+        Err(Miss::Exception(e)) => {
+            ctx.vcpu.pending.abandon();
+            ctx.vcpu.raise(e);
+            return Ok(Next::Reenter);
+        }
+        Err(Miss::Busy) => return Ok(Next::Reenter),
+        Err(Miss::Memory(GuestAccess::Fault)) => return handle::memory_fault(ctx.vcpu.hw.rip()),
+        Err(Miss::Memory(_)) => return failure(ctx.vcpu, &[]),
+    };
+    let mut regs = Regs {
+        gprs: ctx.vcpu.gprs,
+        rip: ctx.vcpu.hw.rip(),
+        rflags: ctx.vcpu.hw.rflags(),
+    };
+    ctx.vcpu.pending.begin();
+    let mut m = Machine { ctx, view, fault: None, leave: false };
+    let outcome = emulate(&mut m, &insn, &mut regs);
+    let fault = m.fault;
+    let v = &mut *ctx.vcpu;
+    // Iterations that are done are in `regs` whatever stopped the next one.
+    v.gprs = regs.gprs;
+    v.hw.set_rip(regs.rip);
+    v.hw.set_rflags(regs.rflags);
+    let known = bytes.bytes.get(..usize::from(insn.len)).unwrap_or(&[]);
+    match outcome {
+        Ok(Outcome::Done { shadow, trap }) => {
+            v.pending.abandon();
+            v.hw.set_interrupt_shadow(shadow.is_some());
+            if trap && shadow != Some(Shadow::MovSs) {
+                single_step(v);
+            }
+        }
+        Ok(Outcome::Partial { trap }) => {
+            v.hw.set_interrupt_shadow(false);
+            if trap {
+                single_step(v);
+            }
+        }
+        Ok(Outcome::Retry) => {}
+        Ok(Outcome::System(s)) => {
+            v.pending.abandon();
+            return system(ctx, view, s, insn.len);
+        }
+        Err(Stop::Fault(e)) => {
+            v.pending.abandon();
+            v.raise(e);
+        }
+        Err(Stop::NeedUser) => {
+            v.pending.insn = Some(bytes);
+            if !v.pending.has_posts() {
+                return Ok(Next::ToUser(ask(v)));
+            }
+            // What was written comes before what is read; the read is asked for again.
+            v.pending.asked = Asked::Nothing;
+        }
+        Err(Stop::Unhandleable) => {
+            if fault.is_some() {
+                v.pending.abandon();
+                return handle::memory_fault(v.hw.rip());
+            }
+            return failure(v, known);
+        }
+    }
+    Ok(v.pending.tell().map_or(Next::Reenter, Next::ToUser))
+}
+
+/// The exit that asks user space for what [`Asked`] says.
+fn ask<B: Backend>(v: &Vcpu<B>) -> UserExit {
+    use crate::abi::exit::Common;
+    match v.pending.asked {
+        Asked::Ins { port, size, count } => UserExit::Io { input: true, size, port, count },
+        Asked::Mmio(p) => UserExit::Common(Common::Mmio {
+            gpa: p.gpa,
+            len: p.len,
+            write: false,
+            data: [0; 8],
+        }),
+        _ => UserExit::Common(Common::Unknown { code: 0 }),
+    }
+}
+
+fn single_step<B: Backend>(v: &mut Vcpu<B>) {
+    v.raise(Exception { vector: vector::DB, error: None, payload: Some(SINGLE_STEP) });
+}
+
+/// Operations that the emulator leaves to the vCPU.
+fn system<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    view: &View<'_>,
+    s: System,
+    len: u8,
+) -> After {
+    let v = &mut *ctx.vcpu;
+    let rip = v.hw.rip().wrapping_add(u64::from(len));
+    let next = if v.is_64bit() { rip } else { rip & 0xffff_ffff };
+    let gp = Err(super::model::sregs::Gp);
+    let done = match s {
+        System::Cpuid => {
+            let step = run::cpuid(ctx, next);
+            return handle::finish(ctx, view, step);
+        }
+        System::Rdmsr => {
+            let step = run::guest_msr(ctx, false, next);
+            return handle::finish(ctx, view, step);
+        }
+        System::Wrmsr => {
+            let step = run::guest_msr(ctx, true, next);
+            return handle::finish(ctx, view, step);
+        }
+        System::Hlt => {
+            v.advance_to(next);
+            return handle::halt(ctx, view);
+        }
+        System::Rdtsc => {
+            let t = v.tsc.now();
+            v.set_edx_eax(t);
+            Ok(())
+        }
+        System::Rdtscp => {
+            let t = v.tsc.now();
+            v.set_edx_eax(t);
+            v.gprs.set(Gpr::Rcx, v.tsc_aux & 0xffff_ffff);
+            Ok(())
+        }
+        System::Rdpid(r) => {
+            v.gprs.set(r, v.tsc_aux);
+            Ok(())
+        }
+        // No counters are offered.
+        System::Rdpmc => gp,
+        System::Invd | System::Wbinvd | System::Monitor(_) => Ok(()),
+        System::Mwait => Ok(()),
+        System::Invlpg(la) => {
+            v.hw.flush_linear(la);
+            Ok(())
+        }
+        System::ReadCr { cr, to } => {
+            let value = handle::read_cr(v, cr);
+            v.gprs.set(to, if v.is_64bit() { value } else { value & 0xffff_ffff });
+            Ok(())
+        }
+        System::WriteCr { cr, value } => handle::write_cr(ctx, cr, value),
+        System::ReadDr { dr, to } => {
+            let value = handle::read_dr(v, dr);
+            v.gprs.set(to, if v.is_64bit() { value } else { value & 0xffff_ffff });
+            Ok(())
+        }
+        System::WriteDr { dr, value } => handle::write_dr(v, dr, value),
+        System::Lgdt(t) => {
+            v.hw.set_gdtr(&t);
+            Ok(())
+        }
+        System::Lidt(t) => {
+            v.hw.set_idtr(&t);
+            Ok(())
+        }
+        System::Lldt(seg) => {
+            v.hw.set_ldtr(&seg);
+            Ok(())
+        }
+        System::Ltr(seg) => {
+            v.hw.set_tr(&seg);
+            Ok(())
+        }
+        System::Xgetbv => {
+            let x = v.fpu.xcr0();
+            v.set_edx_eax(x);
+            Ok(())
+        }
+        System::Xsetbv => handle::xsetbv(v),
+        System::Hypercall(_) => {
+            handle::hypercall(v);
+            Ok(())
+        }
+        System::Swapgs => {
+            use super::backend::Field;
+            let gs = v.hw.segment(Seg::Gs);
+            let other = v.hw.field(Field::KernelGsBase);
+            v.hw.set_field(Field::KernelGsBase, gs.base);
+            v.hw.set_segment(Seg::Gs, &Segment { base: other, ..gs });
+            Ok(())
+        }
+        System::SoftInt { vector, .. } => {
+            v.hw.set_rip(next);
+            v.events.raise_soft_interrupt(vector);
+            return Ok(Next::Reenter);
+        }
+    };
+    let v = &mut *ctx.vcpu;
+    match done {
+        Ok(()) => v.advance_to(next),
+        Err(super::model::sregs::Gp) => v.raise(Exception::gp(0)),
+    }
+    Ok(Next::Reenter)
+}
+
+/// Runs the instruction that waited for user space again.
+pub(crate) fn again<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) -> After {
+    let vm = ctx.vm.clone();
+    let view = vm.memory.read();
+    run(ctx, &view)
+}

@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Exits that are handled outside of a guest section: they may sleep, fault, and end in user space.
+
+use super::{
+    backend::{Backend, HwVcpu},
+    emu,
+    exit::{Exit, Io, Stage2Access},
+    io::{Asked, UserExit},
+    model::{
+        decode::Mnemonic,
+        regs::{cr0, Exception, Gpr},
+        sregs::{self, Gp},
+    },
+    run::{self, length},
+    vcpu::{MpState, Vcpu},
+    X86,
+};
+use crate::{
+    abi::exit::Common,
+    family::{Ctx, Next, Step},
+    host::trace,
+    memory::{self, Access, Outcome, View},
+};
+use kernel::prelude::*;
+
+/// What is left to do when a section ends.
+pub(crate) enum Slow {
+    /// This exit.
+    Exit(Exit),
+    /// User space wants to see an MSR access.
+    Msr {
+        /// WRMSR
+        write: bool,
+        /// `KVM_MSR_EXIT_REASON_*`
+        reason: u32,
+        /// Bytes of the instruction.
+        len: u8,
+    },
+    /// HLT, and there is no local APIC that could wake the vCPU.
+    HaltToUser,
+    /// A triple fault.
+    TripleFault,
+}
+
+type After = Result<Next<UserExit>>;
+
+const REENTER: After = Ok(Next::Reenter);
+
+/// A fault's access, as the memory room has it.
+pub(crate) fn access_of(a: &Stage2Access) -> Access {
+    if a.write {
+        Access::Write
+    } else if a.fetch {
+        Access::Execute
+    } else {
+        Access::Read
+    }
+}
+
+/// What became of an exit that was handled quickly after all.
+fn after(step: Step<Slow>, ctx: &mut Ctx<'_, X86<impl Backend>>, view: &View<'_>) -> After {
+    match step {
+        Step::Again | Step::Leave(None) => REENTER,
+        Step::Leave(Some(slow)) => handle(ctx, view, slow),
+    }
+}
+
+/// See [`crate::family::Family::handle`].
+pub(crate) fn handle<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    view: &View<'_>,
+    slow: Slow,
+) -> After {
+    match slow {
+        Slow::Exit(e) => exit(ctx, view, &e),
+        Slow::Msr { write, reason, len } => {
+            let v = &mut *ctx.vcpu;
+            v.pending.asked =
+                if write { Asked::Wrmsr { len } } else { Asked::Rdmsr { len } };
+            Ok(Next::ToUser(UserExit::Msr {
+                write,
+                reason,
+                index: (v.gprs.get(Gpr::Rcx) & 0xffff_ffff) as u32,
+                data: if write { v.edx_eax() } else { 0 },
+            }))
+        }
+        Slow::HaltToUser => Ok(Next::ToUser(UserExit::Common(Common::Halt))),
+        Slow::TripleFault => Ok(shutdown(ctx.vcpu)),
+    }
+}
+
+fn shutdown<B: Backend>(v: &mut Vcpu<B>) -> Next<UserExit> {
+    trace::guest_error(c"triple fault at RIP, CR2", v.hw.rip(), v.hw.cr2());
+    Next::ToUser(UserExit::Common(Common::Shutdown))
+}
+
+fn exit<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, e: &Exit) -> After {
+    match *e {
+        Exit::HostInterrupt
+        | Exit::HostNmi
+        | Exit::MachineCheck
+        | Exit::InterruptWindow
+        | Exit::NmiWindow => REENTER,
+        Exit::Stage2Fault { gpa, access } => stage2_fault(ctx, view, gpa, &access),
+        Exit::Io(io) => port_io(ctx, view, &io),
+        Exit::Pause => {
+            crate::host::work::yield_now();
+            step_over(ctx, view, Mnemonic::Pause)
+        }
+        Exit::Wbinvd => step_over(ctx, view, Mnemonic::Wbinvd),
+        Exit::Invd => step_over(ctx, view, Mnemonic::Invd),
+        Exit::Cpuid
+        | Exit::Hlt
+        | Exit::Rdmsr
+        | Exit::Wrmsr
+        | Exit::Rdpmc
+        | Exit::Rdtsc
+        | Exit::Monitor
+        | Exit::Mwait
+        | Exit::Cr { .. }
+        | Exit::Dr { .. }
+        | Exit::Invlpg { .. }
+        | Exit::Xsetbv
+        | Exit::Hypercall => emu::run(ctx, view),
+        Exit::Rsm | Exit::Undefined => {
+            ctx.vcpu.raise(Exception::ud());
+            REENTER
+        }
+        Exit::TaskSwitch { .. } => {
+            trace::guest_error(c"task switches are not emulated; RIP", ctx.vcpu.hw.rip(), 0);
+            emu::failure(ctx.vcpu, &[])
+        }
+        Exit::Exception(x) => exception(ctx, view, &x),
+        Exit::TripleFault => Ok(shutdown(ctx.vcpu)),
+        Exit::FailEntry { code } => Ok(fail_entry(ctx, code)),
+        Exit::Unknown { code } => {
+            trace::guest_error(c"exit reason not known; RIP", code, ctx.vcpu.hw.rip());
+            Ok(Next::ToUser(UserExit::Common(Common::Unknown { code })))
+        }
+    }
+}
+
+/// The hardware refused the guest's state: says which rule it breaks.
+fn fail_entry<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, code: u64) -> Next<UserExit> {
+    let why = ctx.vcpu.hw.broken_rule().unwrap_or("no rule that is known here is broken");
+    if crate::host::trace::may_log() {
+        pr_warn!(
+            "vCPU {}: the processor refused the guest's state (code {:#x}): {}\n",
+            ctx.core.id,
+            code,
+            why
+        );
+    }
+    Next::ToUser(UserExit::Common(Common::FailEntry { code, cpu: crate::host::work::cpu_hint() }))
+}
+
+/// An instruction that does nothing here.
+fn step_over<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, m: Mnemonic) -> After {
+    match length(ctx.vcpu, view, m) {
+        Some(next) => {
+            ctx.vcpu.advance_to(next);
+            REENTER
+        }
+        None => emu::run(ctx, view),
+    }
+}
+
+fn exception<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, x: &Exception) -> After {
+    use super::model::regs::vector;
+    match x.vector {
+        // An instruction of the other vendor's, or one that only the emulator has.
+        vector::UD => emu::run_undefined(ctx, view),
+        // Ours to see only so that a guest cannot make the processor loop; it is the guest's.
+        vector::AC => {
+            ctx.vcpu.raise(*x);
+            REENTER
+        }
+        _ => {
+            ctx.vcpu.raise(*x);
+            REENTER
+        }
+    }
+}
+
+/// A guest-physical address that stage 2 does not map (so).
+fn stage2_fault<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    view: &View<'_>,
+    gpa: u64,
+    access: &Stage2Access,
+) -> After {
+    let outcome = match ctx.vm.memory.fault(view, gpa, access_of(access), &mut ctx.vcpu.tables) {
+        Ok(o) => o,
+        Err(e) if e == EFAULT => return memory_fault(gpa),
+        Err(e) => return Err(e),
+    };
+    match outcome {
+        Outcome::Mapped | Outcome::Retry => REENTER,
+        Outcome::NoSlot | Outcome::ReadOnly => {
+            if access.table_walk {
+                // The processor's own access to a page table that is no memory.
+                trace::guest_error(c"page table in MMIO; gpa, RIP", gpa, ctx.vcpu.hw.rip());
+                return emu::failure(ctx.vcpu, &[]);
+            }
+            // A write that an eventfd waits for, whatever it writes: no need to know the value.
+            emu::run(ctx, view)
+        }
+    }
+}
+
+/// Memory that a slot promises cannot be had.
+pub(crate) fn memory_fault(gpa: u64) -> After {
+    trace::guest_error(c"no memory behind a slot; gpa", gpa, 0);
+    Err(EFAULT)
+}
+
+/// IN, OUT, INS, OUTS that nothing in the kernel took.
+fn port_io<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, io: &Io) -> After {
+    if io.string {
+        return emu::run(ctx, view);
+    }
+    let want = if io.input { Mnemonic::In } else { Mnemonic::Out };
+    let Some(next) = io.next_rip.or_else(|| length(ctx.vcpu, view, want)) else {
+        return emu::run(ctx, view);
+    };
+    let v = &mut *ctx.vcpu;
+    if io.input {
+        v.pending.asked = Asked::In { size: io.size, next_rip: next };
+    } else {
+        let value = (v.gprs.get(Gpr::Rax) & 0xffff_ffff) as u32;
+        let page = ctx.core.pages.get(1).ok_or(EIO)?;
+        v.pending.post_out(page, io.port, io.size, value);
+        v.advance_to(next);
+        return Ok(v.pending.tell().map_or(Next::Reenter, Next::ToUser));
+    }
+    Ok(Next::ToUser(UserExit::Io { input: true, size: io.size, port: io.port, count: 1 }))
+}
+
+/// MOV to a control register, LMSW, CLTS: `value` is what the register would be.
+///
+/// # Errors
+/// [`Gp`]
+pub(crate) fn write_cr<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    cr: u8,
+    value: u64,
+) -> core::result::Result<(), Gp> {
+    let v = &mut *ctx.vcpu;
+    let c = v.control();
+    let cs_long = v.hw.segment(super::model::regs::Seg::Cs).attr.long();
+    let (c, effects) = match cr {
+        0 => c.mov_cr0(value, cs_long)?,
+        3 => c.mov_cr3(value, &v.features)?,
+        4 => c.mov_cr4(value, &v.features)?,
+        8 => {
+            let cr8 = sregs::mov_cr8(value)?;
+            v.lapic.set_cr8(cr8);
+            return Ok(());
+        }
+        _ => {
+            v.hw.set_cr2(value);
+            return Ok(());
+        }
+    };
+    v.set_control(&c, effects);
+    Ok(())
+}
+
+/// A control register as the guest reads it.
+pub(crate) fn read_cr<B: Backend>(v: &Vcpu<B>, cr: u8) -> u64 {
+    match cr {
+        0 => v.hw.cr0() | cr0::ET,
+        2 => v.hw.cr2(),
+        3 => v.hw.cr3(),
+        4 => v.hw.cr4(),
+        _ => u64::from(v.lapic.cr8()),
+    }
+}
+
+/// MOV to a debug register.
+///
+/// # Errors
+/// [`Gp`]
+pub(crate) fn write_dr<B: Backend>(
+    v: &mut Vcpu<B>,
+    dr: u8,
+    value: u64,
+) -> core::result::Result<(), Gp> {
+    match dr {
+        0..=3 => {
+            if let Some(d) = v.dr.get_mut(usize::from(dr)) {
+                *d = value;
+            }
+        }
+        6 | 4 => {
+            let dr6 = sregs::write_dr6(value, &v.features)?;
+            v.hw.set_dr6(dr6);
+        }
+        _ => {
+            let dr7 = sregs::write_dr7(value, &v.features)?;
+            v.hw.set_dr7(dr7);
+        }
+    }
+    use_debug_regs(v);
+    Ok(())
+}
+
+/// A debug register as the guest reads it.
+pub(crate) fn read_dr<B: Backend>(v: &mut Vcpu<B>, dr: u8) -> u64 {
+    let value = match dr {
+        0..=3 => v.dr.get(usize::from(dr)).copied().unwrap_or(0),
+        4 | 6 => v.hw.dr6(),
+        _ => v.hw.dr7(),
+    };
+    use_debug_regs(v);
+    value
+}
+
+/// The guest uses debug registers: from now on they are the processor's during sections, and
+/// accesses exit no more.
+pub(crate) fn use_debug_regs<B: Backend>(v: &mut Vcpu<B>) {
+    if !v.dr_live {
+        v.dr_live = true;
+        v.intercepts.debug_regs = false;
+        let i = v.intercepts;
+        v.hw.set_intercepts(&i);
+    }
+}
+
+/// XSETBV.
+///
+/// # Errors
+/// [`Gp`]
+pub(crate) fn xsetbv<B: Backend>(v: &mut Vcpu<B>) -> core::result::Result<(), Gp> {
+    let index = (v.gprs.get(Gpr::Rcx) & 0xffff_ffff) as u32;
+    let value = sregs::xsetbv(index, v.edx_eax(), &v.features)?;
+    v.fpu.set_xcr0(value).map_err(|_| Gp)
+}
+
+/// Hypercalls: none is provided; the guest is told so.
+pub(crate) fn hypercall<B: Backend>(v: &mut Vcpu<B>) {
+    let user = v.hw.cpl() > 0;
+    /// KVM_EPERM and KVM_ENOSYS of linux/kvm_para.h
+    const ERRORS: (u64, u64) = (1, 1000);
+    let error = if user { ERRORS.0 } else { ERRORS.1 };
+    let result = 0u64.wrapping_sub(error);
+    v.gprs.set(Gpr::Rax, if v.is_64bit() { result } else { result & 0xffff_ffff });
+}
+
+/// HLT, after the emulator: see [`run::halt`].
+pub(crate) fn halt<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> After {
+    let step = run::halt(ctx);
+    after(step, ctx, view)
+}
+
+/// CPUID and MSR accesses after the emulator has found the instruction's length.
+pub(crate) fn finish<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    view: &View<'_>,
+    step: Step<Slow>,
+) -> After {
+    after(step, ctx, view)
+}
+
+/// INIT: the application processor stops and waits for its start-up message; the bootstrap
+/// processor starts over.
+pub(crate) fn init<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) {
+    let v = &mut *ctx.vcpu;
+    v.reset(true);
+    v.pending.abandon();
+    v.mp_state = if v.bsp { MpState::Runnable } else { MpState::InitReceived };
+    ctx.core.shared.identity.publish(v.lapic.identity());
+    let tsc = &v.tsc;
+    v.alarm.set(super::model::lapic::Timer::Cancel, |d| tsc.ns_until(d));
+}
+
+/// Start-up: runs from page `vector` in real mode.
+pub(crate) fn startup<B: Backend>(v: &mut Vcpu<B>, vector: u8) {
+    use super::model::regs::{Seg, Segment};
+    if v.mp_state != MpState::InitReceived {
+        return;
+    }
+    v.sipi_vector = vector;
+    let cs = v.hw.segment(Seg::Cs);
+    v.hw.set_segment(
+        Seg::Cs,
+        &Segment {
+            selector: u16::from(vector) << 8,
+            base: u64::from(vector) << 12,
+            ..cs
+        },
+    );
+    v.hw.set_rip(0);
+    v.mp_state = MpState::Runnable;
+}
+
+/// Guest memory could not be reached on the guest's behalf.
+pub(crate) fn unreachable_memory<B: Backend>(
+    v: &mut Vcpu<B>,
+    why: memory::GuestAccess,
+    bytes: &[u8],
+) -> After {
+    match why {
+        memory::GuestAccess::Fault => memory_fault(v.hw.cr2()),
+        _ => emu::failure(v, bytes),
+    }
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! x86's own ioctls, by kind of descriptor.
+
+mod cpuid;
+mod events;
+mod msrs;
+mod regs;
+mod system;
+mod vm;
+mod xstate;
+
+pub(crate) use system::ioctl as system;
+pub(crate) use vm::{enable_cap, ioctl as vm};
+
+use super::{abi, backend::Backend, X86};
+use crate::{
+    abi::{ioctl::On, user},
+    family::Ctx,
+    host::trace,
+};
+use kernel::prelude::*;
+
+/// Nobody knows the request.
+pub(crate) fn unknown(cmd: u32, on: On) -> Result<isize> {
+    let why = match crate::abi::ioctl::name(abi::TABLE, cmd, on) {
+        Some(_) => c"the request exists, but not in this state",
+        None => c"no such request on this kind of descriptor",
+    };
+    Err(trace::refuse(ENOTTY, why))
+}
+
+/// Copies a structure in, and passes it on.
+fn with<T: user::Plain>(arg: usize, f: impl FnOnce(&T) -> Result) -> Result<isize> {
+    f(&user::get(arg)?)?;
+    Ok(0)
+}
+
+/// Copies a structure out.
+fn give<T: user::Plain>(arg: usize, v: &T) -> Result<isize> {
+    user::put(arg, v)?;
+    Ok(0)
+}
+
+/// An ioctl of a vCPU other than `KVM_RUN`.
+pub(crate) fn vcpu<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    cmd: u32,
+    arg: usize,
+) -> Result<isize> {
+    // What others have sent belongs to the state that user space reads or replaces.
+    events::collect(ctx);
+    match cmd {
+        abi::GET_REGS => give(arg, &regs::get(ctx.vcpu)),
+        abi::SET_REGS => with(arg, |r| regs::set(ctx.vcpu, r)),
+        abi::GET_SREGS => give(arg, &regs::get_sregs(ctx.vcpu)),
+        abi::SET_SREGS => with(arg, |s| regs::set_sregs(ctx, s)),
+        abi::GET_SREGS2 => give(arg, &regs::get_sregs2(ctx)),
+        abi::SET_SREGS2 => with(arg, |s| regs::set_sregs2(ctx, s)),
+        abi::GET_DEBUGREGS => give(arg, &regs::get_debug(ctx.vcpu)),
+        abi::SET_DEBUGREGS => with(arg, |d| regs::set_debug(ctx.vcpu, d)),
+        abi::TRANSLATE => {
+            let mut t = user::get(arg)?;
+            regs::translate(ctx, &mut t)?;
+            give(arg, &t)
+        }
+        abi::GET_FPU => give(arg, &xstate::get_fpu(ctx.vcpu)?),
+        abi::SET_FPU => with(arg, |f| xstate::set_fpu(ctx.vcpu, f)),
+        abi::GET_XSAVE => xstate::get(ctx.vcpu, arg, 4096),
+        abi::GET_XSAVE2 => xstate::get(ctx.vcpu, arg, usize::MAX),
+        abi::SET_XSAVE => xstate::set(ctx.vcpu, arg),
+        abi::GET_XCRS => give(arg, &xstate::get_xcrs(ctx.vcpu)),
+        abi::SET_XCRS => with(arg, |x| xstate::set_xcrs(ctx.vcpu, x)),
+        abi::GET_MSRS => msrs::transfer(arg, true, |index, _| msrs::get(ctx, index)),
+        abi::SET_MSRS => msrs::transfer(arg, false, |index, value| msrs::set(ctx, index, value)),
+        abi::SET_CPUID2 => cpuid::set(ctx, arg),
+        abi::GET_CPUID2 => cpuid::get(ctx.vcpu, arg),
+        abi::GET_LAPIC => events::get_lapic(ctx, arg),
+        abi::SET_LAPIC => with(arg, |l| events::set_lapic(ctx, l)),
+        abi::INTERRUPT => with(arg, |i| events::interrupt(ctx, i)),
+        abi::NMI => {
+            ctx.vcpu.events.raise_nmi(1);
+            Ok(0)
+        }
+        abi::GET_MP_STATE => give(arg, &events::get_mp_state(ctx.vcpu)),
+        abi::SET_MP_STATE => with(arg, |s| events::set_mp_state(ctx, s)),
+        abi::GET_VCPU_EVENTS => give(arg, &events::get(ctx)),
+        abi::SET_VCPU_EVENTS => with(arg, |e| events::set(ctx, e)),
+        abi::X86_SETUP_MCE => with(arg, |cap: &u64| {
+            if ctx.vcpu.msrs.mce.setup(*cap) {
+                Ok(())
+            } else {
+                Err(trace::refuse(EINVAL, c"MCG_CAP is not within what is supported"))
+            }
+        }),
+        abi::X86_SET_MCE => with(arg, |m| events::set_mce(ctx, m)),
+        abi::TPR_ACCESS_REPORTING => {
+            // The task priority never exits to user space: accepted, without effect.
+            let t: crate::bindings::kvm_tpr_access_ctl = user::get(arg)?;
+            give(arg, &t)
+        }
+        abi::SET_VAPIC_ADDR => with(arg, |v: &crate::bindings::kvm_vapic_addr| {
+            if v.vapic_addr == 0 || ctx.vcpu.has_lapic {
+                Ok(())
+            } else {
+                Err(trace::refuse(EINVAL, c"the vCPU has no local APIC in the kernel"))
+            }
+        }),
+        abi::KVMCLOCK_CTRL => {
+            if ctx.vcpu.pv.note_stopped() {
+                Ok(0)
+            } else {
+                Err(trace::refuse(EINVAL, c"the guest has no kvmclock page"))
+            }
+        }
+        abi::SET_TSC_KHZ => vm::check_tsc_khz(ctx.vcpu.host, arg),
+        abi::GET_TSC_KHZ => Ok(ctx.vcpu.tsc.khz() as isize),
+        abi::HAS_DEVICE_ATTR | abi::GET_DEVICE_ATTR | abi::SET_DEVICE_ATTR => {
+            with(arg, |a| events::device_attr(ctx, cmd, a))
+        }
+        _ => unknown(cmd, On::Vcpu),
+    }
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ioctls of a VM.
+
+use super::super::{
+    abi,
+    backend::Backend,
+    host::Host,
+    model::msr::filter::{self, Range},
+    vm::{Bitmap, Filter, QUIRKS},
+    X86,
+};
+use super::unknown;
+use crate::{
+    abi::{ioctl::On, user},
+    bindings as rb,
+    host::trace,
+    vm::Vm,
+};
+use core::mem::size_of;
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    uaccess::{UserPtr, UserSlice},
+};
+
+/// How far from the host's a guest's TSC frequency may be said to be, in ppm.
+const TSC_TOLERANCE_PPM: u64 = 250;
+
+/// `KVM_SET_TSC_KHZ`: without scaling, only the host's own frequency can be had.
+pub(super) fn check_tsc_khz(host: &Host, arg: usize) -> Result<isize> {
+    let khz = u64::try_from(arg).map_err(|_| EINVAL)?;
+    let host = u64::from(host.tsc_khz);
+    let off = khz.abs_diff(host).saturating_mul(1_000_000) / host.max(1);
+    if khz == 0 || off <= TSC_TOLERANCE_PPM {
+        Ok(0)
+    } else {
+        Err(trace::refuse(EINVAL, c"the TSC's frequency is the host's: it cannot be scaled"))
+    }
+}
+
+/// An ioctl of a VM that is x86's own.
+///
+/// # Errors
+/// `ENOTTY` when there is none such; the rest as documented for each.
+pub(crate) fn ioctl<B: Backend>(
+    vm: &Arc<Vm<X86<B>>>,
+    cmd: u32,
+    arg: usize,
+) -> Result<isize> {
+    match cmd {
+        abi::SET_TSS_ADDR => {
+            // Used by VMX without unrestricted guest only; 3 pages below 4 GiB.
+            if arg > 0xffff_d000 {
+                return Err(trace::refuse(EINVAL, c"the TSS has to lie below 4 GiB"));
+            }
+            Ok(0)
+        }
+        abi::SET_IDENTITY_MAP_ADDR => {
+            let addr: u64 = user::get(arg)?;
+            let _creating = vm.creating.lock();
+            if vm.vcpus.len() != 0 {
+                return Err(trace::refuse(EINVAL, c"vCPUs exist already"));
+            }
+            vm.family.set_identity_map(addr);
+            Ok(0)
+        }
+        abi::CREATE_IRQCHIP => Err(trace::refuse(
+            ENOTTY,
+            c"the PIC and I/O APIC are user space's: enable KVM_CAP_SPLIT_IRQCHIP",
+        )),
+        abi::SET_BOOT_CPU_ID => {
+            let _creating = vm.creating.lock();
+            if vm.vcpus.len() != 0 {
+                return Err(trace::refuse(EBUSY, c"vCPUs exist already"));
+            }
+            let id = u32::try_from(arg).map_err(|_| EINVAL)?;
+            vm.family.set_boot_cpu_id(id);
+            Ok(0)
+        }
+        abi::GET_CLOCK => {
+            let (clock, host_tsc, realtime) = vm.family.time.read();
+            let mut c: rb::kvm_clock_data = user::zeroed();
+            c.clock = clock;
+            c.flags = rb::KVM_CLOCK_TSC_STABLE | rb::KVM_CLOCK_REALTIME | rb::KVM_CLOCK_HOST_TSC;
+            c.realtime = realtime;
+            c.host_tsc = host_tsc;
+            user::put(arg, &c)?;
+            Ok(0)
+        }
+        abi::SET_CLOCK => {
+            let c: rb::kvm_clock_data = user::get(arg)?;
+            // TSC_STABLE and HOST_TSC are only told; they may be handed back.
+            let known =
+                rb::KVM_CLOCK_TSC_STABLE | rb::KVM_CLOCK_REALTIME | rb::KVM_CLOCK_HOST_TSC;
+            if c.flags & !known != 0 {
+                return Err(trace::refuse(EINVAL, c"flags of KVM_SET_CLOCK that are not defined"));
+            }
+            let realtime = (c.flags & rb::KVM_CLOCK_REALTIME != 0).then_some(c.realtime);
+            vm.family.time.set(c.clock, realtime);
+            vm.vcpus.ring_all(super::super::REFRESH_CLOCK);
+            Ok(0)
+        }
+        abi::SET_TSC_KHZ => {
+            let _creating = vm.creating.lock();
+            if vm.vcpus.len() != 0 {
+                return Err(trace::refuse(EINVAL, c"vCPUs exist already"));
+            }
+            check_tsc_khz(vm.family.host, arg)
+        }
+        abi::GET_TSC_KHZ => Ok(vm.family.host.tsc_khz as isize),
+        abi::X86_SET_MSR_FILTER => set_filter(vm, arg),
+        _ => unknown(cmd, On::Vm),
+    }
+}
+
+/// `KVM_X86_SET_MSR_FILTER`
+fn set_filter<B: Backend>(vm: &Arc<Vm<X86<B>>>, arg: usize) -> Result<isize> {
+    let f: rb::kvm_msr_filter = user::get(arg)?;
+    let bad = |why| trace::refuse(EINVAL, why);
+    let mut ranges = KVec::with_capacity(filter::MAX_RANGES, GFP_KERNEL_ACCOUNT)?;
+    for r in &f.ranges {
+        let bytes = filter::bitmap_bytes(r.flags, r.nmsrs)
+            .map_err(|_| bad(c"MSR filter: flags or size of a range"))?;
+        if bytes == 0 {
+            continue;
+        }
+        let from = UserSlice::new(UserPtr::from_ptr(r.bitmap.cast()), bytes);
+        let mut bitmap = KVVec::new();
+        from.read_all(&mut bitmap, GFP_KERNEL_ACCOUNT)?;
+        let range =
+            Range { flags: r.flags, base: r.base, count: r.nmsrs, bitmap: Bitmap(bitmap) };
+        ranges.push(range, GFP_KERNEL_ACCOUNT)?;
+    }
+    if !filter::flags_valid(f.flags, ranges.len()) {
+        return Err(bad(c"MSR filter: flags, or nothing is allowed at all"));
+    }
+    let new = Filter { default_allow: f.flags & filter::DEFAULT_DENY == 0, ranges };
+    vm.family.set_filter(KBox::new(new, GFP_KERNEL_ACCOUNT)?);
+    vm.vcpus.ring_all(super::super::REFRESH_MSRS);
+    Ok(0)
+}
+
+/// `KVM_ENABLE_CAP` on a VM.
+///
+/// # Errors
+/// `EINVAL`: no such capability, flags or arguments that are not defined, or vCPUs exist that must
+/// not.
+pub(crate) fn enable_cap<B: Backend>(
+    vm: &Vm<X86<B>>,
+    cap: u32,
+    flags: u32,
+    args: &[u64; 4],
+) -> Result<isize> {
+    let bad = |why| Err(trace::refuse(EINVAL, why));
+    if flags != 0 {
+        return bad(c"KVM_ENABLE_CAP has no flags");
+    }
+    let state = &vm.family;
+    let a = args[0];
+    match cap {
+        rb::KVM_CAP_SPLIT_IRQCHIP => {
+            let Some(pins) = u32::try_from(a).ok().filter(|p| *p <= 24 * 10) else {
+                return bad(c"at most 240 pins of I/O APICs");
+            };
+            let _creating = vm.creating.lock();
+            if vm.controller.is_split() {
+                return Err(trace::refuse(EEXIST, c"the VM has an irqchip already"));
+            }
+            if vm.vcpus.len() != 0 {
+                return bad(c"vCPUs exist already");
+            }
+            vm.controller.set_split(pins);
+        }
+        rb::KVM_CAP_X2APIC_API => {
+            /// KVM_X2APIC_API_USE_32BIT_IDS
+            const WIDE_IDS: u64 = 1 << 0;
+            /// KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK
+            const NO_BROADCAST_QUIRK: u64 = 1 << 1;
+            if a & !(WIDE_IDS | NO_BROADCAST_QUIRK) != 0 {
+                return bad(c"flags of KVM_CAP_X2APIC_API that are not there");
+            }
+            vm.controller.set_x2apic_api(
+                a & WIDE_IDS != 0,
+                a & NO_BROADCAST_QUIRK != 0,
+            );
+        }
+        rb::KVM_CAP_DISABLE_QUIRKS => state.disable_quirks(a),
+        rb::KVM_CAP_DISABLE_QUIRKS2 => {
+            if a & !QUIRKS != 0 {
+                return bad(c"no such quirks");
+            }
+            state.disable_quirks(a);
+        }
+        rb::KVM_CAP_MSR_PLATFORM_INFO => state.set_platform_info(a != 0),
+        rb::KVM_CAP_EXCEPTION_PAYLOAD => state.set_exception_payload(a != 0),
+        rb::KVM_CAP_X86_TRIPLE_FAULT_EVENT => state.set_triple_fault_event(a != 0),
+        rb::KVM_CAP_X86_USER_SPACE_MSR => {
+            let Some(reasons) = u32::try_from(a)
+                .ok()
+                .filter(|r| r & !rb::KVM_MSR_EXIT_REASON_VALID_MASK == 0)
+            else {
+                return bad(c"no such reasons for MSR exits");
+            };
+            state.set_msr_exits(reasons);
+        }
+        _ => return bad(c"the capability cannot be enabled on a VM"),
+    }
+    Ok(0)
+}
+
+const _: () = assert!(size_of::<rb::kvm_msr_filter>() == 0x188);

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Paravirtual pages: kvmclock and the wall clock (Documentation/virt/kvm/x86/msr.rst).
+
+use super::{
+    backend::Backend,
+    model::clock::{next_versions, wall_clock, TimeInfo},
+    vcpu::Vcpu,
+    vm::VmState,
+};
+use crate::memory::View;
+
+/// The MSR enables the page.
+const ENABLED: u64 = 1;
+
+/// The address is misaligned, or the feature is not there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Invalid;
+
+/// What a vCPU's paravirtual MSRs say, and what is to be written to the guest's pages.
+#[derive(Default)]
+pub(crate) struct Pv {
+    /// Paravirtual features work only with their CPUID bit (`KVM_CAP_ENFORCE_PV_FEATURE_CPUID`).
+    pub(crate) enforce: bool,
+    /// MSR_KVM_SYSTEM_TIME(_NEW)
+    pub(crate) system_time: u64,
+    /// MSR_KVM_STEAL_TIME
+    pub(crate) steal_time: u64,
+    /// MSR_KVM_PV_EOI_EN
+    pub(crate) eoi: u64,
+    clock_due: bool,
+    /// `KVM_KVMCLOCK_CTRL`: the guest was stopped.
+    stopped: bool,
+    wall_clock_due: Option<u64>,
+}
+
+impl Pv {
+    /// A page has to be written before the guest goes on.
+    #[inline]
+    pub(crate) fn has_work(&self) -> bool {
+        self.clock_due || self.wall_clock_due.is_some()
+    }
+
+    /// The clock changed: the page is written anew before the next entry.
+    pub(crate) fn refresh_clock(&mut self) {
+        self.clock_due = self.system_time & ENABLED != 0;
+    }
+
+    /// The guest was stopped by its host; false if it has no clock page.
+    pub(crate) fn note_stopped(&mut self) -> bool {
+        if self.system_time & ENABLED == 0 {
+            return false;
+        }
+        self.stopped = true;
+        self.clock_due = true;
+        true
+    }
+
+    /// MSR_KVM_SYSTEM_TIME(_NEW) is written.
+    pub(crate) fn write_system_time(&mut self, v: u64, _old: bool) -> Result<(), Invalid> {
+        self.system_time = v;
+        self.refresh_clock();
+        Ok(())
+    }
+
+    /// MSR_KVM_WALL_CLOCK(_NEW) is written.
+    pub(crate) fn write_wall_clock(&mut self, vm: &VmState, gpa: u64) {
+        vm.set_wall_clock_msr(gpa);
+        if gpa != 0 {
+            self.wall_clock_due = Some(gpa);
+        }
+    }
+
+    /// MSR_KVM_STEAL_TIME: not offered; only off can be written.
+    pub(crate) fn write_steal_time(&mut self, v: u64) -> Result<(), Invalid> {
+        if v == 0 {
+            Ok(())
+        } else {
+            Err(Invalid)
+        }
+    }
+
+    /// MSR_KVM_PV_EOI_EN: not offered; only off can be written.
+    pub(crate) fn write_eoi(&mut self, v: u64) -> Result<(), Invalid> {
+        if v == 0 {
+            Ok(())
+        } else {
+            Err(Invalid)
+        }
+    }
+}
+
+fn version_at(view: &View<'_>, gpa: u64) -> Option<u32> {
+    let mut b = [0; 4];
+    view.read(gpa, &mut b).ok()?;
+    Some(u32::from_le_bytes(b))
+}
+
+/// Writes what is due. A guest that names an address without memory gets nothing, as with KVM.
+pub(crate) fn write_pages<B: Backend>(v: &mut Vcpu<B>, vm: &VmState, view: &View<'_>) {
+    if core::mem::take(&mut v.pv.clock_due) {
+        write_clock(v, vm, view);
+    }
+    if let Some(gpa) = v.pv.wall_clock_due.take() {
+        write_wall_clock(vm, view, gpa);
+    }
+}
+
+fn write_clock<B: Backend>(v: &mut Vcpu<B>, vm: &VmState, view: &View<'_>) -> Option<()> {
+    let gpa = v.pv.system_time & !ENABLED;
+    let mut page = [0; TimeInfo::SIZE];
+    view.read(gpa, &mut page).ok()?;
+    let mut info = vm.time.info(&v.tsc);
+    info.stopped = core::mem::take(&mut v.pv.stopped) || TimeInfo::was_stopped(&page);
+    let (during, after) = next_versions(version_at(view, gpa)?);
+    // The version is odd as long as the rest changes.
+    view.write(gpa, &during.to_le_bytes()).ok()?;
+    view.write(gpa.wrapping_add(4), info.to_bytes(during).get(4..)?).ok()?;
+    view.write(gpa, &after.to_le_bytes()).ok()
+}
+
+fn write_wall_clock(vm: &VmState, view: &View<'_>, gpa: u64) -> Option<()> {
+    let (during, after) = next_versions(version_at(view, gpa)?);
+    let (clock, _, realtime) = vm.time.read();
+    view.write(gpa, &during.to_le_bytes()).ok()?;
+    view.write(gpa.wrapping_add(4), wall_clock(after, realtime, clock).get(4..)?).ok()?;
+    view.write(gpa, &after.to_le_bytes()).ok()
+}

@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Entering the guest, and the exits that are handled on the spot, with interrupts off.
+
+use super::{
+    backend::{Backend, HwVcpu},
+    exit::{Event, Exit, Io, Windows},
+    handle::Slow,
+    mem::Phys,
+    model::{
+        decode::{length_of, Mnemonic},
+        events::{self, is_fault, Interrupted},
+        lapic::{Effect, Irq, Source},
+        regs::{rflags, vector, Exception, Gpr},
+    },
+    msr::{self, Access},
+    vcpu::{MpState, Vcpu},
+    X86,
+};
+use crate::{
+    family::{Ctx, Step},
+    irq::{bus::Space, Written},
+    memory::View,
+};
+
+type Entered = Step<Slow>;
+
+const AGAIN: Entered = Step::Again;
+const LEAVE: Entered = Step::Leave(None);
+
+/// Does what a register write of the local APIC asks for. True if the section has to be left, to tell
+/// user space.
+pub(crate) fn apply<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, effect: Effect) -> bool {
+    match effect {
+        Effect::None => {}
+        Effect::Ipi(irq) => send_ipi(ctx, &irq),
+        Effect::Eoi(vector) => {
+            if ctx.vm.controller.wants_eoi(vector) {
+                ctx.vcpu.eoi = Some(vector);
+                return true;
+            }
+        }
+        Effect::Timer(t) => {
+            let tsc = &ctx.vcpu.tsc;
+            ctx.vcpu.alarm.set(t, |deadline| tsc.ns_until(deadline));
+        }
+        Effect::Identity(i) => ctx.core.shared.identity.publish(i),
+    }
+    false
+}
+
+fn send_ipi<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, irq: &Irq) {
+    debug_assert!(matches!(irq.source, Source::Ipi { .. }));
+    // What became of it nobody asks: an IPI to nobody is lost in silence, as in hardware.
+    let _ = ctx.vm.controller.send(irq);
+}
+
+/// Empties the inbox into the model. True if something came that is handled outside of a section
+/// (INIT, start-up).
+#[inline]
+pub(crate) fn drain<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) -> bool {
+    let inbox = &ctx.core.shared.mail.inbox;
+    if inbox.is_empty() {
+        return false;
+    }
+    if inbox.has_init_or_sipi() {
+        return true;
+    }
+    let signals = inbox.drain(&mut ctx.vcpu.lapic);
+    take_signals(ctx, signals.nmi, signals.timer);
+    false
+}
+
+/// NMIs and the timer, out of the inbox.
+pub(crate) fn take_signals<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, nmi: u8, timer: bool) {
+    if nmi != 0 {
+        ctx.vcpu.events.raise_nmi(nmi);
+    }
+    if timer {
+        let now = ctx.vcpu.tsc.clock();
+        let next = ctx.vcpu.lapic.timer_fired(now);
+        let tsc = &ctx.vcpu.tsc;
+        ctx.vcpu.alarm.set(next, |deadline| tsc.ns_until(deadline));
+    }
+}
+
+/// Enters the guest once; see [`crate::family::Family::enter`].
+#[inline]
+pub(crate) fn enter<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    view: &View<'_>,
+    requests: u64,
+) -> Entered {
+    if requests >> crate::host::kick::FAMILY_SHIFT != 0 {
+        ctx.core.kick.post(requests);
+        return LEAVE;
+    }
+    if drain(ctx) {
+        return LEAVE;
+    }
+    let v = &mut *ctx.vcpu;
+    if !v.events.is_idle() || v.lapic.pending().is_some() || v.wants_window() {
+        if !inject(v) {
+            return Step::Leave(Some(Slow::TripleFault));
+        }
+    } else if v.windows != Windows::default() {
+        v.windows = Windows::default();
+        v.hw.set_windows(v.windows);
+    }
+    v.show_cr8();
+
+    v.fpu.enter_pkru();
+    v.hw.enter(&mut v.gprs);
+    v.fpu.exit_pkru();
+
+    let cr8 = v.hw.cr8();
+    if cr8 != v.lapic.cr8() {
+        v.lapic.set_cr8(cr8);
+    }
+    let undelivered = v.hw.take_undelivered();
+    v.events.exited(undelivered.and_then(|e| interrupted(&e)));
+    quick(ctx, view)
+}
+
+/// Chooses what to inject and which windows to ask for. False: triple fault.
+fn inject<B: Backend>(v: &mut Vcpu<B>) -> bool {
+    v.events.set_nmi_masked(v.hw.nmi_masked());
+    let cpu = v.cpu();
+    let Ok(entry) = v.events.next(cpu, &mut v.lapic) else {
+        return false;
+    };
+    if let Some(e) = entry.inject {
+        let event = match e {
+            events::Event::Exception { vector, error, payload, first } => {
+                if first {
+                    prepare_exception(v, vector, payload);
+                }
+                Event::Exception(Exception { vector, error, payload: None })
+            }
+            events::Event::Nmi => Event::Nmi,
+            events::Event::Interrupt { vector, soft: true } => {
+                Event::SoftInterrupt { vector, len: 0 }
+            }
+            events::Event::Interrupt { vector, soft: false } => Event::Interrupt { vector },
+        };
+        v.hw.inject(&event);
+    }
+    let windows = Windows {
+        interrupt: entry.interrupt_window || v.wants_window(),
+        nmi: entry.nmi_window,
+    };
+    if windows != v.windows {
+        v.windows = windows;
+        v.hw.set_windows(windows);
+    }
+    true
+}
+
+/// What the processor itself does to CR2, DR6, DR7 and RFLAGS before it delivers an exception.
+fn prepare_exception<B: Backend>(v: &mut Vcpu<B>, vector: u8, payload: Option<u64>) {
+    if is_fault(vector) {
+        v.hw.set_rflags(v.hw.rflags() | rflags::RF);
+    }
+    match (vector, payload) {
+        (vector::PF, Some(cr2)) => v.hw.set_cr2(cr2),
+        (vector::DB, Some(dr6)) => set_dr6(v, dr6),
+        _ => {}
+    }
+    if vector == vector::DB {
+        /// DR7.GD
+        const GENERAL_DETECT: u64 = 1 << 13;
+        v.hw.set_dr7(v.hw.dr7() & !GENERAL_DETECT);
+    }
+}
+
+/// Records the causes of a debug exception in DR6: B0 to B3 are replaced, the rest is added.
+pub(crate) fn set_dr6<B: Backend>(v: &mut Vcpu<B>, causes: u64) {
+    /// B0 to B3
+    const BREAKPOINTS: u64 = 0xf;
+    v.hw.set_dr6(v.hw.dr6() & !BREAKPOINTS | causes);
+}
+
+/// What the exit cut short. Soft events without a length run again with their instruction.
+fn interrupted(e: &Event) -> Option<Interrupted> {
+    match *e {
+        Event::Exception(Exception { vector, error, .. }) => {
+            Some(Interrupted::Exception { vector, error })
+        }
+        Event::Nmi => Some(Interrupted::Nmi),
+        Event::Interrupt { vector } => Some(Interrupted::Interrupt { vector, soft: false }),
+        Event::SoftException { .. } | Event::SoftInterrupt { .. } => None,
+    }
+}
+
+/// Handles an exit on the spot, or says what is to be done outside of the section.
+#[inline]
+fn quick<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Entered {
+    match ctx.vcpu.hw.exit() {
+        Exit::HostInterrupt | Exit::HostNmi => LEAVE,
+        Exit::InterruptWindow => {
+            ctx.vcpu.windows.interrupt = false;
+            ctx.vcpu.hw.set_windows(ctx.vcpu.windows);
+            if ctx.vcpu.wants_window() {
+                LEAVE
+            } else {
+                AGAIN
+            }
+        }
+        Exit::NmiWindow => {
+            ctx.vcpu.windows.nmi = false;
+            ctx.vcpu.hw.set_windows(ctx.vcpu.windows);
+            AGAIN
+        }
+        Exit::Cpuid => match length(ctx.vcpu, view, Mnemonic::Cpuid) {
+            Some(next) => cpuid(ctx, next),
+            None => Step::Leave(Some(Slow::Exit(Exit::Cpuid))),
+        },
+        Exit::Rdmsr => quick_msr(ctx, view, false),
+        Exit::Wrmsr => quick_msr(ctx, view, true),
+        Exit::Io(io) => quick_io(ctx, view, &io),
+        Exit::Hlt => match length(ctx.vcpu, view, Mnemonic::Hlt) {
+            Some(next) => {
+                ctx.vcpu.advance_to(next);
+                halt(ctx)
+            }
+            None => Step::Leave(Some(Slow::Exit(Exit::Hlt))),
+        },
+        Exit::Stage2Fault { gpa, access } => {
+            if ctx.vm.memory.fault_fast(view, gpa, super::handle::access_of(&access)) {
+                AGAIN
+            } else {
+                Step::Leave(Some(Slow::Exit(Exit::Stage2Fault { gpa, access })))
+            }
+        }
+        exit => Step::Leave(Some(Slow::Exit(exit))),
+    }
+}
+
+/// RIP after the instruction at RIP, which is a `want`; `None` if it takes a closer look.
+#[inline]
+pub(crate) fn length<B: Backend>(
+    v: &Vcpu<B>,
+    view: &View<'_>,
+    want: Mnemonic,
+) -> Option<u64> {
+    if let Some(next) = v.hw.next_rip() {
+        return Some(next);
+    }
+    let mut buf = [0; 15];
+    let mut n = v.hw.insn_bytes(&mut buf);
+    if n == 0 {
+        n = v.fetch(&mut Phys::quick(view), v.code_address(), &mut buf).ok()?;
+    }
+    let len = length_of(buf.get(..n)?, v.mode(), want)?;
+    let next = v.hw.rip().wrapping_add(u64::from(len));
+    Some(if v.is_64bit() { next } else { next & 0xffff_ffff })
+}
+
+/// CPUID.
+pub(crate) fn cpuid<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, next: u64) -> Entered {
+    let v = &mut *ctx.vcpu;
+    if v.msrs.cpuid_faults(v.hw.cpl()) {
+        v.raise(Exception::gp(0));
+        return AGAIN;
+    }
+    let leaf = (v.gprs.get(Gpr::Rax) & 0xffff_ffff) as u32;
+    let subleaf = (v.gprs.get(Gpr::Rcx) & 0xffff_ffff) as u32;
+    let r = super::model::cpuid::CpuidTable::new(&v.cpuid).query(
+        leaf,
+        subleaf,
+        &v.dynamic(&ctx.vm.family),
+    );
+    v.gprs.set(Gpr::Rax, u64::from(r.eax));
+    v.gprs.set(Gpr::Rbx, u64::from(r.ebx));
+    v.gprs.set(Gpr::Rcx, u64::from(r.ecx));
+    v.gprs.set(Gpr::Rdx, u64::from(r.edx));
+    v.advance_to(next);
+    AGAIN
+}
+
+/// The processor halts, RIP being behind HLT: goes on if something waits for it already.
+pub(crate) fn halt<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) -> Entered {
+    if !ctx.vcpu.has_lapic {
+        return Step::Leave(Some(Slow::HaltToUser));
+    }
+    if !drain(ctx) && wakes(ctx.vcpu) {
+        return AGAIN;
+    }
+    ctx.vcpu.mp_state = MpState::Halted;
+    LEAVE
+}
+
+/// Something ends a halt.
+#[inline]
+pub(crate) fn wakes<B: Backend>(v: &mut Vcpu<B>) -> bool {
+    v.events.set_nmi_masked(v.hw.nmi_masked());
+    v.events.wakes(v.cpu(), &v.lapic)
+}
+
+#[inline]
+fn quick_msr<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    view: &View<'_>,
+    write: bool,
+) -> Entered {
+    let want = if write { Mnemonic::Wrmsr } else { Mnemonic::Rdmsr };
+    let Some(next) = length(ctx.vcpu, view, want) else {
+        let exit = if write { Exit::Wrmsr } else { Exit::Rdmsr };
+        return Step::Leave(Some(Slow::Exit(exit)));
+    };
+    guest_msr(ctx, write, next)
+}
+
+/// RDMSR or WRMSR, `next` being behind it.
+pub(crate) fn guest_msr<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    write: bool,
+    next: u64,
+) -> Entered {
+    match msr::guest_access(ctx, write) {
+        Access::Done => {
+            ctx.vcpu.advance_to(next);
+            AGAIN
+        }
+        Access::DoneLeave => {
+            ctx.vcpu.advance_to(next);
+            LEAVE
+        }
+        Access::Gp => {
+            ctx.vcpu.raise(Exception::gp(0));
+            AGAIN
+        }
+        Access::ToUser(reason) => {
+            let len = (next.wrapping_sub(ctx.vcpu.hw.rip()) & 0xf) as u8;
+            Step::Leave(Some(Slow::Msr { write, reason, len }))
+        }
+    }
+}
+
+/// A plain OUT that something in the kernel takes.
+#[inline]
+fn quick_io<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    view: &View<'_>,
+    io: &Io,
+) -> Entered {
+    let slow = Step::Leave(Some(Slow::Exit(Exit::Io(*io))));
+    if io.input || io.string {
+        return slow;
+    }
+    let next = match io.next_rip {
+        Some(next) => next,
+        None => match length(ctx.vcpu, view, Mnemonic::Out) {
+            Some(next) => next,
+            None => return slow,
+        },
+    };
+    let data = ctx.vcpu.gprs.get(Gpr::Rax).to_le_bytes();
+    let Some(data) = data.get(..usize::from(io.size)) else {
+        return slow;
+    };
+    match ctx.vm.irq.bus().write(Space::Pio, u64::from(io.port), data) {
+        Written::Handled => {
+            ctx.vcpu.advance_to(next);
+            AGAIN
+        }
+        Written::Unhandled => {
+            Step::Leave(Some(Slow::Exit(Exit::Io(Io { next_rip: Some(next), ..*io }))))
+        }
+    }
+}

@@ -1,0 +1,837 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One vCPU on SVM: its control block, and what the block alone does not say.
+
+use super::asid::{Asid, Flush};
+use super::check;
+use super::decode::{self, code};
+use super::enable::{self, Host};
+use super::enter::{self, Run, SpecCtrl};
+use super::intercepts::{self, Own};
+use super::msrpm::Msrpm;
+use super::vmcb::{
+    event_type, tlb_control, EventInfo, IntCtl, NpControl, TlbControl, Vmcb, VmcbSeg,
+};
+use crate::arch::x86::backend::{Field, HwCaps, HwVcpu};
+use crate::arch::x86::exit::{Event, Exit, Intercepts, Windows};
+use crate::arch::x86::insn::{self, msr};
+use crate::arch::x86::model::regs::{
+    cr0, cr4, efer, rflags, vector, DescTable, Gpr, Gprs, Seg, SegAttr, Segment,
+};
+use crate::host::hw_page::HwPage;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// DR6.BS: a single step ended.
+const DR6_BS: u64 = 1 << 14;
+/// DR7.GD: accesses to debug registers fault; cleared when #DB is delivered.
+const DR7_GD: u64 = 1 << 13;
+/// CR4 bits whose change makes cached translations wrong.
+const CR4_PAGING: u64 =
+    cr4::PSE | cr4::PAE | cr4::PGE | cr4::LA57 | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::PKE;
+/// PAUSEs in a row before an exit, and the cycles that end a row.
+const PAUSE_COUNT: u16 = 3000;
+const PAUSE_THRESHOLD: u16 = 128;
+/// CPU number of a vCPU that has not run.
+const NO_CPU: u32 = u32::MAX;
+
+/// An INT n, INT3 or INTO that was put in. Without NRIPS, RIP was moved behind it.
+#[derive(Clone, Copy)]
+struct SoftEvent {
+    before: u64,
+    after: u64,
+    len: u8,
+}
+
+/// How far an NMI's handling is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nmi {
+    /// The guest can take one.
+    Open,
+    /// Held back until the guest's next IRET, which exits.
+    Masked,
+    /// Held back until the IRET at this RIP is done.
+    Iret(u64),
+}
+
+/// A vCPU.
+pub(crate) struct SvmVcpu {
+    vmcb: HwPage<Vmcb>,
+    msrpm: HwPage<Msrpm>,
+    host: Arc<Host>,
+    caps: HwCaps,
+    run: Run,
+    /// Where it ran last, and by which id.
+    cpu: u32,
+    asid: Asid,
+    /// The next entry must not use old translations.
+    flush: bool,
+    wanted: Intercepts,
+    own: Own,
+    windows: Windows,
+    nmi: Nmi,
+    /// The guest is stepped over one instruction for an NMI's sake; the value is its own RFLAGS.TF.
+    step: Option<bool>,
+    soft: Option<SoftEvent>,
+    /// CR0.CD and NW as the guest has them; the hardware's are clear.
+    cr0_cache: u64,
+    /// CR4.MCE as the guest has it; the hardware's is set.
+    cr4_mce: bool,
+    /// The guest writes SPEC_CTRL without exits.
+    spec_direct: bool,
+    /// TSC_RATIO of this guest, 8.32 fixed point.
+    tsc_ratio: u64,
+    /// Tells vCPUs apart, for barriers between them.
+    id: u64,
+    /// State that VMRUN checks was set since the last entry.
+    unchecked: bool,
+    /// The rule that it seems to break.
+    broken: Option<&'static str>,
+}
+
+/// The next vCPU's `id`; 0 is nobody's.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// TSC_RATIO of 1.
+const TSC_RATIO_ONE: u64 = 1 << 32;
+
+impl SvmVcpu {
+    /// Allocates it, in an unspecified register state.
+    pub(super) fn new(caps: &HwCaps, root: u64) -> Result<Self> {
+        let host = enable::host()?;
+        let mut vmcb = HwPage::<Vmcb>::new()?;
+        let mut msrpm = HwPage::<Msrpm>::new()?;
+        msrpm.set_all();
+        vmcb.set_iopm_base_pa(host.iopm.phys() | host.encryption);
+        vmcb.set_msrpm_base_pa(msrpm.phys() | host.encryption);
+        vmcb.set_np_control(NpControl::default().with_np_enable(true));
+        vmcb.set_n_cr3(root | host.encryption);
+        vmcb.set_int_ctl(IntCtl::default().with_v_intr_masking(true));
+        vmcb.set_efer(efer::SVME);
+        vmcb.set_g_pat(0x0007_0406_0007_0406);
+        vmcb.set_rflags(rflags::FIXED);
+        vmcb.set_dr6(0xffff_0ff0);
+        vmcb.set_dr7(0x400);
+        if caps.pause_filter {
+            vmcb.set_pause_filter_count(PAUSE_COUNT);
+            vmcb.set_pause_filter_threshold(PAUSE_THRESHOLD);
+        }
+        let run = Run::new(&vmcb, host.encryption);
+        let mut v = Self {
+            vmcb,
+            msrpm,
+            host,
+            caps: *caps,
+            run,
+            cpu: NO_CPU,
+            asid: Asid::default(),
+            flush: true,
+            wanted: Intercepts {
+                hlt: true,
+                rdpmc: true,
+                mwait: true,
+                ..Intercepts::default()
+            },
+            own: Own::default(),
+            windows: Windows::default(),
+            nmi: Nmi::Open,
+            step: None,
+            soft: None,
+            cr0_cache: 0,
+            cr4_mce: false,
+            spec_direct: false,
+            tsc_ratio: TSC_RATIO_ONE,
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            unchecked: true,
+            broken: None,
+        };
+        v.set_cr0(cr0::ET);
+        v.set_cr4(0);
+        v.apply_intercepts();
+        Ok(v)
+    }
+
+    fn apply_intercepts(&mut self) {
+        intercepts::words(&self.wanted, &self.own).store(&mut self.vmcb);
+    }
+
+    fn set_own(&mut self, own: Own) {
+        if own != self.own {
+            self.own = own;
+            self.apply_intercepts();
+        }
+    }
+
+    fn set_nmi(&mut self, nmi: Nmi) {
+        self.nmi = nmi;
+        self.set_own(Own {
+            iret: nmi == Nmi::Masked,
+            ..self.own
+        });
+    }
+
+    /// Makes old translations unusable, in the cheapest way that the hardware has.
+    #[cold]
+    fn renew_translations(&mut self) {
+        let host = &self.host;
+        let Some(cpu) = host.cpus.get(self.cpu) else {
+            return;
+        };
+        let mut command = tlb_control::NOTHING;
+        if cpu.asids.valid(&self.asid, self.cpu) && self.caps.flush_by_asid {
+            command = tlb_control::FLUSH_ASID;
+        } else {
+            let (asid, flush) = cpu.asids.allocate(self.cpu);
+            self.asid = asid;
+            if flush == Flush::All {
+                command = tlb_control::FLUSH_ALL;
+            }
+        }
+        self.vmcb.set_guest_asid(self.asid.value);
+        self.vmcb
+            .set_tlb_control(TlbControl::default().with_command(command));
+        self.flush = false;
+    }
+
+    /// Runs the guest once. Returns whether the exit is to be handled; else enter again.
+    #[inline]
+    fn run_once(&mut self, gprs: &mut Gprs) -> bool {
+        if self.flush {
+            self.renew_translations();
+        }
+        if self.windows.nmi {
+            self.open_nmi_window();
+        }
+        if self.unchecked {
+            self.check();
+        }
+        if self.broken.is_some() {
+            return self.run_suspicious(gprs);
+        }
+        self.run_hardware(gprs)
+    }
+
+    /// Looks for a rule that the guest's state breaks, before hardware does.
+    #[cold]
+    fn check(&mut self) {
+        self.unchecked = false;
+        self.broken = check::broken_rule(&self.vmcb, &self.host.limits);
+    }
+
+    /// Hardware has the last word on a state that seems wrong. If it refuses, the state that user space
+    /// sees is what it was: what the block holds after a refusal is not defined.
+    #[cold]
+    fn run_suspicious(&mut self, gprs: &mut Gprs) -> bool {
+        let (save, event, before) = (self.vmcb.save_area(), self.vmcb.eventinj(), *gprs);
+        let ret = self.run_hardware(gprs);
+        self.unchecked = true;
+        if self.refused() {
+            self.vmcb.restore(&save);
+            self.vmcb.set_eventinj(event);
+            *gprs = before;
+        }
+        ret
+    }
+
+    #[inline]
+    fn run_hardware(&mut self, gprs: &mut Gprs) -> bool {
+        self.vmcb.set_rax(gprs.get(Gpr::Rax));
+        self.vmcb.set_rsp(gprs.get(Gpr::Rsp));
+        let injected = self.vmcb.eventinj();
+        if self.run.enter(&mut self.vmcb, gprs).is_err() {
+            self.vmcb.set_exitcode(code::VMRUN_FAULT);
+            self.vmcb.set_exitintinfo(EventInfo::default());
+            return true;
+        }
+        gprs.set(Gpr::Rax, self.vmcb.rax());
+        gprs.set(Gpr::Rsp, self.vmcb.rsp());
+        self.vmcb.set_all_clean();
+        if self.vmcb.exitcode() == code::EXCP + u64::from(vector::MC) {
+            insn::machine_check();
+        }
+        if self.vmcb.tlb_control() != TlbControl::default() {
+            self.vmcb.set_tlb_control(TlbControl::default());
+        }
+        if injected.valid() || self.vmcb.exitintinfo().valid() {
+            self.after_event();
+        }
+        self.nmi == Nmi::Open && self.step.is_none() || self.after_nmi()
+    }
+
+    /// An event was delivered, or not.
+    #[cold]
+    fn after_event(&mut self) {
+        if self.refused() {
+            // Nothing was delivered: it stays in, for `cancel_injection` and `broken_rule`.
+            return;
+        }
+        self.vmcb.set_eventinj(EventInfo::default());
+        let left = self.vmcb.exitintinfo();
+        if left.valid() {
+            if left.typ() == event_type::NMI {
+                self.set_nmi(Nmi::Open);
+            }
+            if let Some(s) = self.soft {
+                // Not delivered, or a fault of its delivery was not: the guest is still at it.
+                if self.vmcb.rip() == s.after {
+                    self.vmcb.set_rip(s.before);
+                }
+                if is_soft(left) {
+                    return;
+                }
+            }
+        }
+        self.soft = None;
+    }
+
+    fn refused(&self) -> bool {
+        matches!(self.exit(), Exit::FailEntry { .. })
+    }
+
+    /// Before an entry: an NMI waits. See that there is an exit as soon as the guest can take it.
+    #[cold]
+    fn open_nmi_window(&mut self) {
+        if self.nmi == Nmi::Masked || self.step.is_some() {
+            // IRET exits; or a step is under way.
+            return;
+        }
+        if self.vmcb.eventinj().valid() {
+            // The event goes first. A step would be visible in the RFLAGS that it pushes.
+            enter::exit_at_once();
+            return;
+        }
+        self.start_step();
+    }
+
+    fn start_step(&mut self) {
+        let f = self.vmcb.rflags();
+        self.step = Some(f & rflags::TF != 0);
+        self.vmcb.set_rflags(f | rflags::TF);
+        self.set_own(Own {
+            step: true,
+            ..self.own
+        });
+    }
+
+    /// The step ends; `loaded`: an IRET is done (or faulted), so that TF is the guest's own again.
+    fn end_step(&mut self, loaded: bool) {
+        if let Some(own_tf) = self.step.take() {
+            if !own_tf && !loaded {
+                let f = self.vmcb.rflags();
+                self.vmcb.set_rflags(f & !rflags::TF);
+            }
+            self.set_own(Own {
+                step: false,
+                ..self.own
+            });
+        }
+    }
+
+    /// After an exit while an NMI is being handled or waits. Returns as [`SvmVcpu::run_once`].
+    #[cold]
+    fn after_nmi(&mut self) -> bool {
+        let code = self.vmcb.exitcode();
+        if code == code::IRET && self.nmi == Nmi::Masked {
+            // It has not been executed yet. NMIs stay held back until it has.
+            self.set_nmi(Nmi::Iret(self.vmcb.rip()));
+            return false;
+        }
+        let iret_done = match self.nmi {
+            Nmi::Iret(at) => self.vmcb.rip() != at && !self.refused(),
+            _ => false,
+        };
+        if iret_done {
+            self.set_nmi(Nmi::Open);
+        }
+        let Some(own_tf) = self.step else { return true };
+        let stepped = code == code::EXCP + u64::from(vector::DB) && self.vmcb.dr6() & DR6_BS != 0;
+        if !stepped {
+            if self.nmi == Nmi::Open && !self.vmcb.int_state().shadow() {
+                self.end_step(iret_done);
+            }
+            return true;
+        }
+        self.end_step(iret_done);
+        if !own_tf {
+            let dr6 = self.vmcb.dr6() & !DR6_BS;
+            self.vmcb.set_dr6(dr6);
+            if dr6 & 0xf == 0 {
+                // Nothing but our step: what the caller sees is the window.
+                self.vmcb.set_exitcode(code::IRET);
+            }
+        }
+        true
+    }
+
+    /// RIP is kept to the width that the guest's mode has.
+    fn wrap_rip(&self, rip: u64) -> u64 {
+        let long = self.vmcb.efer() & efer::LMA != 0 && self.vmcb.cs().get().attr.long();
+        if long {
+            rip
+        } else {
+            rip & 0xffff_ffff
+        }
+    }
+
+    /// A software event of `len` bytes at RIP. Returns whether to inject it.
+    fn prepare_soft(&mut self, len: u8) -> bool {
+        if len == 0 {
+            // RIP is at the instruction: it runs again, and raises the event itself.
+            return false;
+        }
+        let before = self.vmcb.rip();
+        let after = self.wrap_rip(before.wrapping_add(u64::from(len)));
+        if self.caps.next_rip {
+            self.vmcb.set_nrip(after);
+        } else {
+            self.vmcb.set_rip(after);
+        }
+        self.soft = Some(SoftEvent { before, after, len });
+        true
+    }
+
+    /// Length of the instruction whose software event was not delivered; 0: not known.
+    fn soft_len(&self) -> u8 {
+        if let Some(s) = self.soft {
+            return s.len;
+        }
+        if !self.caps.next_rip {
+            return 0;
+        }
+        match self.wrap_rip(self.vmcb.nrip().wrapping_sub(self.vmcb.rip())) {
+            n @ 1..=15 => (n & 15) as u8,
+            _ => 0,
+        }
+    }
+
+    fn vmcb_seg(&self, s: Seg) -> VmcbSeg {
+        let b = &self.vmcb;
+        match s {
+            Seg::Es => b.es(),
+            Seg::Cs => b.cs(),
+            Seg::Ss => b.ss(),
+            Seg::Ds => b.ds(),
+            Seg::Fs => b.fs(),
+            Seg::Gs => b.gs(),
+        }
+    }
+}
+
+/// INT n, INT3, INTO.
+fn is_soft(i: EventInfo) -> bool {
+    i.typ() == event_type::SOFT || i.typ() == event_type::EXCEPTION && matches!(i.vector(), 3 | 4)
+}
+
+impl HwVcpu for SvmVcpu {
+    fn begin_section(&mut self) {
+        let Some((cpu, slot)) = self.host.cpus.current() else {
+            return;
+        };
+        if cpu != self.cpu {
+            self.cpu = cpu;
+            self.vmcb.set_all_dirty();
+        }
+        if !slot.asids.valid(&self.asid, cpu) {
+            self.flush = true;
+        }
+        // Guests must not steer each other's speculation.
+        if self.host.barrier && slot.last.swap(self.id, Relaxed) != self.id {
+            let _ = insn::ibpb();
+        }
+        // A failure shows in the next entry, which does not happen then.
+        let _ = self.run.save_host(&slot.save, self.host.encryption);
+        match insn::host_spec_ctrl() {
+            Some(host) if !self.caps.v_spec_ctrl => {
+                self.run.set_spec_ctrl(
+                    SpecCtrl::Switch {
+                        direct: self.spec_direct,
+                    },
+                    host,
+                );
+            }
+            _ => self.run.set_spec_ctrl(SpecCtrl::None, 0),
+        }
+        if self.caps.tsc_scaling {
+            let _ = insn::set_tsc_ratio(self.tsc_ratio);
+        }
+    }
+
+    fn end_section(&mut self) {
+        self.run.forget_host();
+        insn::guest_has_run();
+    }
+
+    #[inline]
+    fn enter(&mut self, gprs: &mut Gprs) {
+        while !self.run_once(gprs) {}
+    }
+
+    #[inline]
+    fn exit(&self) -> Exit {
+        decode::exit(&self.vmcb, self.caps.decode_assists)
+    }
+
+    fn next_rip(&self) -> Option<u64> {
+        match self.vmcb.nrip() {
+            0 => None,
+            n => self.caps.next_rip.then_some(n),
+        }
+    }
+
+    fn insn_bytes(&self, buf: &mut [u8; 15]) -> usize {
+        if !self.caps.decode_assists {
+            return 0;
+        }
+        let bytes = self.vmcb.fetched();
+        buf.iter_mut().zip(bytes).for_each(|(d, s)| *d = *s);
+        bytes.len()
+    }
+
+    #[inline]
+    fn rip(&self) -> u64 {
+        self.vmcb.rip()
+    }
+    #[inline]
+    fn set_rip(&mut self, v: u64) {
+        self.vmcb.set_rip(v);
+    }
+    #[inline]
+    fn rflags(&self) -> u64 {
+        match self.step {
+            Some(false) => self.vmcb.rflags() & !rflags::TF,
+            _ => self.vmcb.rflags(),
+        }
+    }
+    fn set_rflags(&mut self, v: u64) {
+        let v = v | rflags::FIXED;
+        match &mut self.step {
+            Some(own_tf) => {
+                *own_tf = v & rflags::TF != 0;
+                self.vmcb.set_rflags(v | rflags::TF);
+            }
+            None => self.vmcb.set_rflags(v),
+        }
+    }
+
+    fn cr0(&self) -> u64 {
+        self.vmcb.cr0() | self.cr0_cache
+    }
+    fn set_cr0(&mut self, v: u64) {
+        // CD in hardware would make all of the guest's memory uncached; caching is the host's.
+        self.flush |= (self.vmcb.cr0() ^ v) & (cr0::PE | cr0::WP | cr0::PG) != 0;
+        self.cr0_cache = v & (cr0::CD | cr0::NW);
+        self.unchecked = true;
+        self.vmcb.set_cr0(v & !(cr0::CD | cr0::NW));
+        self.set_own(Own {
+            cr0: self.cr0_cache != 0,
+            ..self.own
+        });
+    }
+    fn cr2(&self) -> u64 {
+        self.vmcb.cr2()
+    }
+    fn set_cr2(&mut self, v: u64) {
+        self.vmcb.set_cr2(v);
+    }
+    fn cr3(&self) -> u64 {
+        self.vmcb.cr3()
+    }
+    fn set_cr3(&mut self, v: u64) {
+        self.flush = true;
+        self.unchecked = true;
+        self.vmcb.set_cr3(v);
+    }
+    fn cr4(&self) -> u64 {
+        match self.cr4_mce {
+            true => self.vmcb.cr4(),
+            false => self.vmcb.cr4() & !cr4::MCE,
+        }
+    }
+    fn set_cr4(&mut self, v: u64) {
+        // Without MCE a machine check would shut down the machine, not exit.
+        self.flush |= (self.vmcb.cr4() ^ v) & CR4_PAGING != 0;
+        self.cr4_mce = v & cr4::MCE != 0;
+        self.unchecked = true;
+        self.vmcb.set_cr4(v | cr4::MCE);
+        self.set_own(Own {
+            cr4: !self.cr4_mce,
+            ..self.own
+        });
+    }
+    fn efer(&self) -> u64 {
+        self.vmcb.efer() & !efer::SVME
+    }
+    fn set_efer(&mut self, v: u64) {
+        self.flush |= (self.vmcb.efer() ^ v) & (efer::LMA | efer::NXE) != 0;
+        self.unchecked = true;
+        self.vmcb.set_efer(v | efer::SVME);
+    }
+    fn cr8(&self) -> u8 {
+        (self.vmcb.int_ctl().v_tpr() & 0xf) as u8
+    }
+    fn set_cr8(&mut self, v: u8) {
+        let ctl = self.vmcb.int_ctl();
+        if ctl.v_tpr() != u64::from(v & 0xf) {
+            self.vmcb.set_int_ctl(ctl.with_v_tpr(u64::from(v)));
+        }
+    }
+    fn dr6(&self) -> u64 {
+        self.vmcb.dr6()
+    }
+    fn set_dr6(&mut self, v: u64) {
+        self.unchecked = true;
+        self.vmcb.set_dr6(v);
+    }
+    fn dr7(&self) -> u64 {
+        self.vmcb.dr7()
+    }
+    fn set_dr7(&mut self, v: u64) {
+        self.unchecked = true;
+        self.vmcb.set_dr7(v);
+    }
+
+    fn segment(&self, s: Seg) -> Segment {
+        let mut v = self.vmcb_seg(s).get();
+        let a = v.attr.0;
+        v.attr = SegAttr(match s {
+            // Hardware does not keep CS.G (15.5.1): the limit tells.
+            Seg::Cs if v.limit > 0xf_ffff => a | 1 << 15,
+            // A usable data segment has been accessed.
+            Seg::Ds | Seg::Es | Seg::Fs | Seg::Gs if !v.attr.unusable() => a | 1,
+            // CPL, not SS.DPL, is what counts (15.5.1).
+            Seg::Ss => a & !(3 << 5) | u32::from(self.cpl()) << 5,
+            _ => a,
+        });
+        v
+    }
+    fn set_segment(&mut self, s: Seg, v: &Segment) {
+        let h = VmcbSeg::new(v);
+        match s {
+            Seg::Es => self.vmcb.set_es(h),
+            Seg::Cs => {
+                self.unchecked = true;
+                self.vmcb.set_cs(h);
+            }
+            Seg::Ss => {
+                self.vmcb.set_ss(h);
+                self.vmcb.set_cpl(v.attr.dpl());
+            }
+            Seg::Ds => self.vmcb.set_ds(h),
+            Seg::Fs => self.vmcb.set_fs(h),
+            Seg::Gs => self.vmcb.set_gs(h),
+        }
+    }
+    fn tr(&self) -> Segment {
+        let mut v = self.vmcb.tr().get();
+        // Always busy, whatever hardware kept.
+        v.attr.0 |= 2;
+        v
+    }
+    fn set_tr(&mut self, v: &Segment) {
+        self.vmcb.set_tr(VmcbSeg::new(v));
+    }
+    fn ldtr(&self) -> Segment {
+        self.vmcb.ldtr().get()
+    }
+    fn set_ldtr(&mut self, v: &Segment) {
+        self.vmcb.set_ldtr(VmcbSeg::new(v));
+    }
+    fn gdtr(&self) -> DescTable {
+        self.vmcb.gdtr().table()
+    }
+    fn set_gdtr(&mut self, v: &DescTable) {
+        self.vmcb.set_gdtr(VmcbSeg::from_table(v));
+    }
+    fn idtr(&self) -> DescTable {
+        self.vmcb.idtr().table()
+    }
+    fn set_idtr(&mut self, v: &DescTable) {
+        self.vmcb.set_idtr(VmcbSeg::from_table(v));
+    }
+    #[inline]
+    fn cpl(&self) -> u8 {
+        self.vmcb.cpl() & 3
+    }
+
+    fn field(&self, f: Field) -> u64 {
+        let b = &self.vmcb;
+        match f {
+            Field::Star => b.star(),
+            Field::Lstar => b.lstar(),
+            Field::Cstar => b.cstar(),
+            Field::Sfmask => b.sfmask(),
+            Field::KernelGsBase => b.kernel_gs_base(),
+            Field::SysenterCs => b.sysenter_cs(),
+            Field::SysenterEsp => b.sysenter_esp(),
+            Field::SysenterEip => b.sysenter_eip(),
+            Field::Pat => b.g_pat(),
+            Field::DebugCtl => b.dbgctl(),
+            Field::BrFrom => b.br_from(),
+            Field::BrTo => b.br_to(),
+            Field::LastExcpFrom => b.last_excp_from(),
+            Field::LastExcpTo => b.last_excp_to(),
+            Field::SpecCtrl if self.caps.v_spec_ctrl => b.spec_ctrl(),
+            Field::SpecCtrl => self.run.spec_guest(),
+        }
+    }
+    fn set_field(&mut self, f: Field, v: u64) {
+        self.unchecked |= f == Field::Pat;
+        let b = &mut self.vmcb;
+        match f {
+            Field::Star => b.set_star(v),
+            Field::Lstar => b.set_lstar(v),
+            Field::Cstar => b.set_cstar(v),
+            Field::Sfmask => b.set_sfmask(v),
+            Field::KernelGsBase => b.set_kernel_gs_base(v),
+            Field::SysenterCs => b.set_sysenter_cs(v),
+            Field::SysenterEsp => b.set_sysenter_esp(v),
+            Field::SysenterEip => b.set_sysenter_eip(v),
+            Field::Pat => b.set_g_pat(v),
+            Field::DebugCtl => b.set_dbgctl(v),
+            Field::BrFrom => b.set_br_from(v),
+            Field::BrTo => b.set_br_to(v),
+            Field::LastExcpFrom => b.set_last_excp_from(v),
+            Field::LastExcpTo => b.set_last_excp_to(v),
+            Field::SpecCtrl if self.caps.v_spec_ctrl => b.set_spec_ctrl(v),
+            Field::SpecCtrl => self.run.set_spec_guest(v),
+        }
+    }
+
+    fn take_undelivered(&mut self) -> Option<Event> {
+        let i = self.vmcb.exitintinfo();
+        if !i.valid() {
+            return None;
+        }
+        let e = decode::undelivered(i, self.soft_len(), self.vmcb.cr2());
+        self.vmcb.set_exitintinfo(EventInfo::default());
+        self.soft = None;
+        e
+    }
+    fn inject(&mut self, e: &Event) {
+        // The event must not push our TF.
+        self.end_step(false);
+        match *e {
+            Event::SoftException { len, .. } | Event::SoftInterrupt { len, .. } => {
+                if !self.prepare_soft(len) {
+                    return;
+                }
+            }
+            Event::Exception(x) => match (x.vector, x.payload) {
+                // No such exception: VMRUN will refuse.
+                (vector::NMI | 32.., _) => self.unchecked = true,
+                (vector::PF, Some(cr2)) => self.vmcb.set_cr2(cr2),
+                (vector::DB, Some(dr6)) => {
+                    self.vmcb.set_dr6(dr6);
+                    let dr7 = self.vmcb.dr7() & !DR7_GD;
+                    self.vmcb.set_dr7(dr7);
+                }
+                _ => {}
+            },
+            Event::Nmi => self.set_nmi(Nmi::Masked),
+            Event::Interrupt { .. } => {}
+        }
+        self.vmcb.set_eventinj(decode::encode(e));
+    }
+    fn cancel_injection(&mut self) -> Option<Event> {
+        let i = self.vmcb.eventinj();
+        if !i.valid() {
+            return None;
+        }
+        let len = self.soft_len();
+        if let Some(s) = self.soft.take() {
+            self.vmcb.set_rip(s.before);
+        }
+        if i.typ() == event_type::NMI {
+            self.set_nmi(Nmi::Open);
+        }
+        self.vmcb.set_eventinj(EventInfo::default());
+        decode::undelivered(i, len, self.vmcb.cr2())
+    }
+    fn set_windows(&mut self, w: Windows) {
+        if w.nmi != self.windows.nmi && !w.nmi {
+            self.end_step(false);
+        }
+        if w.interrupt != self.windows.interrupt {
+            // A dummy virtual interrupt, of the highest priority and whatever TPR says: the guest
+            // exits when it would take it.
+            let ctl = self.vmcb.int_ctl();
+            let ctl = ctl.with_v_irq(w.interrupt).with_v_ign_tpr(w.interrupt);
+            self.vmcb
+                .set_int_ctl(ctl.with_v_intr_prio(if w.interrupt { 0xf } else { 0 }));
+            self.set_own(Own {
+                vintr: w.interrupt,
+                ..self.own
+            });
+        }
+        self.windows = w;
+    }
+    #[inline]
+    fn interrupt_shadow(&self) -> bool {
+        self.vmcb.int_state().shadow()
+    }
+    fn set_interrupt_shadow(&mut self, on: bool) {
+        let s = self.vmcb.int_state().with_shadow(on);
+        self.vmcb.set_int_state(s);
+    }
+    fn nmi_masked(&self) -> bool {
+        self.nmi != Nmi::Open
+    }
+    fn set_nmi_masked(&mut self, on: bool) {
+        if on != self.nmi_masked() {
+            self.set_nmi(if on { Nmi::Masked } else { Nmi::Open });
+        }
+    }
+
+    fn set_intercepts(&mut self, i: &Intercepts) {
+        if *i != self.wanted {
+            self.wanted = *i;
+            self.apply_intercepts();
+        }
+    }
+    fn set_msr_direct(&mut self, index: u32, read: bool, write: bool) {
+        if index == msr::SPEC_CTRL {
+            self.spec_direct = write;
+        }
+        self.msrpm.set_direct(index, read, write);
+        // The processor may have parts of the map: make it look again.
+        let pa = self.vmcb.msrpm_base_pa();
+        self.vmcb.set_msrpm_base_pa(pa);
+    }
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.vmcb.set_tsc_offset(offset);
+    }
+    fn set_tsc_ratio(&mut self, ratio: u64) {
+        // TSC_RATIO has 8 integer bits; the caller's has 32.
+        self.tsc_ratio = ratio & 0xff_ffff_ffff;
+    }
+
+    fn flush_tlb(&mut self) {
+        self.flush = true;
+    }
+    fn flush_linear(&mut self, _addr: u64) {
+        // INVLPGA would do on this CPU only, and only with the ASID still valid; it is rare.
+        self.flush = true;
+    }
+    fn set_root(&mut self, root: u64) {
+        self.vmcb.set_n_cr3(root | self.host.encryption);
+        self.flush = true;
+    }
+
+    fn broken_rule(&self) -> Option<&'static str> {
+        if self.vmcb.exitcode() == code::VMRUN_FAULT {
+            return Some("SVM is off on this CPU (the machine is going down)");
+        }
+        self.broken
+    }
+
+    fn reset_events(&mut self) {
+        self.vmcb.set_eventinj(EventInfo::default());
+        self.vmcb.set_exitintinfo(EventInfo::default());
+        self.soft = None;
+        self.end_step(false);
+        self.set_windows(Windows::default());
+        self.set_interrupt_shadow(false);
+        self.set_nmi(Nmi::Open);
+    }
+}

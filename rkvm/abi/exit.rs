@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reasons to return to user space that every family has, and the one place that writes them.
+
+use crate::{bindings as rb, host::run_page::SharedPage};
+use core::mem::offset_of;
+
+/// Something that can be written to the run page as an exit.
+pub(crate) trait WriteRun {
+    /// Writes `exit_reason` and the fields that go with it.
+    fn write(&self, run: &SharedPage);
+}
+
+/// Offset of the union of exit data in `kvm_run`.
+pub(crate) const DATA: usize = offset_of!(rb::kvm_run, __bindgen_anon_1);
+
+/// A reason that every family has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Common {
+    /// The hardware gave a reason that is not known here.
+    Unknown {
+        /// The hardware's code.
+        code: u64,
+    },
+    /// The hardware refused to enter.
+    FailEntry {
+        /// The hardware's code.
+        code: u64,
+        /// The host CPU.
+        cpu: u32,
+    },
+    /// The guest touched what is no memory.
+    Mmio {
+        /// Guest-physical address.
+        gpa: u64,
+        /// 1 to 8.
+        len: u8,
+        /// A write: `data` is valid.
+        write: bool,
+        /// Little-endian in memory order.
+        data: [u8; 8],
+    },
+    /// The guest halted and user space is to wait.
+    Halt,
+    /// The guest shut down.
+    Shutdown,
+    /// A signal waits.
+    Interrupted,
+    /// The hypervisor cannot go on; `suberror` and data say why.
+    InternalError {
+        /// `KVM_INTERNAL_ERROR_*`
+        suberror: u32,
+        /// How many of `data` are valid.
+        ndata: u32,
+        /// Details.
+        data: [u64; 16],
+    },
+    /// Memory that a slot promises cannot be had.
+    MemoryFault {
+        /// Guest-physical address.
+        gpa: u64,
+        /// Bytes.
+        size: u64,
+    },
+}
+
+/// Writes the reason alone.
+pub(crate) fn reason(run: &SharedPage, reason: u32) {
+    run.write(offset_of!(rb::kvm_run, exit_reason), reason);
+}
+
+impl WriteRun for Common {
+    fn write(&self, run: &SharedPage) {
+        match *self {
+            Common::Unknown { code } => {
+                reason(run, rb::KVM_EXIT_UNKNOWN);
+                run.write(DATA, code);
+            }
+            Common::FailEntry { code, cpu } => {
+                reason(run, rb::KVM_EXIT_FAIL_ENTRY);
+                run.write(DATA, code);
+                run.write(DATA + 8, cpu);
+            }
+            Common::Mmio { gpa, len, write, data } => {
+                reason(run, rb::KVM_EXIT_MMIO);
+                run.write(DATA, gpa);
+                run.write_bytes(DATA + 8, &data);
+                run.write(DATA + 16, u32::from(len));
+                run.write(DATA + 20, u8::from(write));
+            }
+            Common::Halt => reason(run, rb::KVM_EXIT_HLT),
+            Common::Shutdown => reason(run, rb::KVM_EXIT_SHUTDOWN),
+            Common::Interrupted => reason(run, rb::KVM_EXIT_INTR),
+            Common::InternalError { suberror, ndata, data } => {
+                reason(run, rb::KVM_EXIT_INTERNAL_ERROR);
+                run.write(DATA, suberror);
+                run.write(DATA + 4, ndata);
+                for (i, v) in data.iter().enumerate() {
+                    run.write(DATA + 8 + i * 8, *v);
+                }
+            }
+            Common::MemoryFault { gpa, size } => {
+                reason(run, rb::KVM_EXIT_MEMORY_FAULT);
+                run.write(DATA, 0u64);
+                run.write(DATA + 8, gpa);
+                run.write(DATA + 16, size);
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The boundary between the generic code and a processor family.
+//!
+//! Static dispatch: the family (with its vendor's backend in it) is a type parameter of `Vm` and
+//! `Vcpu`, chosen once at load. Nothing on this side knows any processor.
+
+use crate::{
+    abi::exit::WriteRun,
+    host::{kick::Kick, section::GuestSection},
+    irq,
+    memory::{stage2, View},
+    vcpu::{Core, VcpuSet},
+    vm::Vm,
+};
+use kernel::{prelude::*, sync::Arc};
+
+/// A vCPU under its lock, with everything that a handler may need.
+pub(crate) struct Ctx<'a, F: Family> {
+    /// The VM that it belongs to.
+    pub(crate) vm: &'a Arc<Vm<F>>,
+    /// What other threads may touch of it.
+    pub(crate) core: &'a Core<F>,
+    /// What only the lock's holder touches.
+    pub(crate) vcpu: &'a mut F::Vcpu,
+}
+
+/// What a family wants before a guest section.
+pub(crate) enum Poll<U> {
+    /// Enter the guest.
+    Run,
+    /// Sleep until [`Family::runnable`].
+    Block,
+    /// Return to user space.
+    ToUser(U),
+}
+
+/// How one entry of the guest ended, seen from inside a section.
+pub(crate) enum Step<E> {
+    /// Handled; enter again.
+    Again,
+    /// Leave the section; then handle this, if anything.
+    Leave(Option<E>),
+}
+
+/// What follows an exit that was handled outside of a section.
+pub(crate) enum Next<U> {
+    /// Enter again.
+    Reenter,
+    /// Return to user space with this.
+    ToUser(U),
+}
+
+/// A processor family with its hardware backend.
+pub(crate) trait Family: Sized + Send + Sync + 'static {
+    /// For messages.
+    const NAME: &'static str;
+    /// Pages that a vCPU's descriptor maps: `kvm_run` first.
+    const MMAP_PAGES: usize;
+    /// Which of them is the VM's ring of coalesced accesses.
+    const COALESCED_PAGE: usize;
+    /// The highest vCPU id, plus one.
+    const MAX_VCPU_ID: u32;
+
+    /// The format of its stage-2 tables.
+    type Entry: stage2::Entry;
+    /// The interrupt controllers, shared by routing, irqfds and vCPUs.
+    type Controller: irq::Controller;
+    /// The rest of a VM's state.
+    type Vm: Send + Sync;
+    /// A vCPU's state that other threads may touch.
+    type Shared: Send + Sync;
+    /// A vCPU's state under its lock.
+    type Vcpu: Send;
+    /// A decoded exit that is handled outside of a guest section.
+    type Exit;
+    /// A reason to return to user space.
+    type UserExit: WriteRun;
+
+    /// The value of a capability of the family, for a VM or for the system. 0: not there.
+    fn capability(vm: Option<&Vm<Self>>, cap: u32) -> i32;
+
+    /// An ioctl of the system descriptor that is the family's own.
+    ///
+    /// # Errors
+    /// `ENOTTY` when the family does not know it either.
+    fn system_ioctl(cmd: u32, arg: usize) -> Result<isize>;
+
+    /// Stage-2 geometry of a new VM of this type (the argument of `KVM_CREATE_VM`).
+    ///
+    /// # Errors
+    /// `EINVAL`: no such type.
+    fn stage2_config(vm_type: usize) -> Result<stage2::Config>;
+
+    /// The controllers of a new VM.
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    fn controller(vcpus: &Arc<VcpuSet<Self>>) -> Result<Arc<Self::Controller>>;
+
+    /// The rest of a new VM.
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    fn vm(controller: &Arc<Self::Controller>) -> impl PinInit<Self::Vm, Error>;
+
+    /// An ioctl of a VM that is the family's own.
+    ///
+    /// # Errors
+    /// `ENOTTY` when the family does not know it either.
+    fn vm_ioctl(vm: &Arc<Vm<Self>>, cmd: u32, arg: usize) -> Result<isize>;
+
+    /// `KVM_ENABLE_CAP` on a VM.
+    ///
+    /// # Errors
+    /// `EINVAL`: no such capability, or its arguments or the VM's state do not allow it.
+    fn enable_cap(vm: &Vm<Self>, cap: u32, flags: u32, args: &[u64; 4]) -> Result<isize>;
+
+    /// Interrupts can be injected by routes, irqfds and MSIs: the controllers exist.
+    fn irqchip_ready(vm: &Vm<Self>) -> bool;
+
+    /// A new vCPU in its reset state, `index` being how many there are already.
+    ///
+    /// # Errors
+    /// `ENOMEM`, or `EINVAL` when the family does not allow the id.
+    fn vcpu(
+        vm: &Vm<Self>,
+        id: u32,
+        index: u32,
+        kick: &Arc<Kick>,
+    ) -> Result<(Self::Vcpu, Self::Shared)>;
+
+    /// An ioctl of a vCPU other than `KVM_RUN`.
+    ///
+    /// # Errors
+    /// `ENOTTY` when the family does not know it.
+    fn vcpu_ioctl(ctx: &mut Ctx<'_, Self>, cmd: u32, arg: usize) -> Result<isize>;
+
+    /// Takes what user space wrote to the run page before `KVM_RUN`, and finishes the access that
+    /// the last exit asked it for.
+    ///
+    /// # Errors
+    /// What makes `KVM_RUN` fail without running.
+    fn resume(ctx: &mut Ctx<'_, Self>) -> Result<Next<Self::UserExit>>;
+
+    /// Writes what user space reads from the run page after `KVM_RUN`, whatever ended it.
+    fn publish(ctx: &mut Ctx<'_, Self>);
+
+    /// Looks whether the guest can be entered. May sleep.
+    ///
+    /// # Errors
+    /// What makes `KVM_RUN` fail.
+    fn poll(ctx: &mut Ctx<'_, Self>) -> Result<Poll<Self::UserExit>>;
+
+    /// A blocked vCPU has something to do. Called with the task's state set to sleep: must not
+    /// sleep itself.
+    fn runnable(ctx: &mut Ctx<'_, Self>) -> bool;
+
+    /// Loads what the guest section needs (FPU, debug registers). IRQs off.
+    fn section_begins(ctx: &mut Ctx<'_, Self>, section: &GuestSection);
+
+    /// Takes the host's state back. IRQs off.
+    fn section_ends(ctx: &mut Ctx<'_, Self>, section: &GuestSection);
+
+    /// Drops cached translations before the next entry. IRQs off.
+    fn flush_tlb(ctx: &mut Ctx<'_, Self>);
+
+    /// Enters the guest once and handles the exit if that needs no sleep. IRQs off. `requests` are
+    /// the family's own bits, not yet seen.
+    fn enter(
+        ctx: &mut Ctx<'_, Self>,
+        view: &View<'_>,
+        requests: u64,
+    ) -> Step<Self::Exit>;
+
+    /// Handles an exit outside of a section. May sleep.
+    ///
+    /// # Errors
+    /// What makes `KVM_RUN` fail: `EFAULT` for memory that user space took away, `EINTR`.
+    fn handle(
+        ctx: &mut Ctx<'_, Self>,
+        view: &View<'_>,
+        exit: Self::Exit,
+    ) -> Result<Next<Self::UserExit>>;
+}

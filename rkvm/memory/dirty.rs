@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The dirty log: which pages the guest has written since it was asked last.
+//!
+//! A word of the bitmap is taken and its pages are write-protected in one hold of the write lock, so
+//! that a fault, which makes a page writable and marks it under the read lock, comes wholly before
+//! or wholly after. User space gets the word only after processors have flushed: what
+//! the guest writes then, it writes through a new fault, or before user space can copy the page.
+
+use core::ops::Range;
+use kernel::{
+    prelude::*,
+    uaccess::{UserPtr, UserSlice},
+};
+
+use super::{bitmap::Bitmap, slots::MAX_SLOTS, stage2::Entry, Memory, Remote, Shadow, Slot};
+
+/// Words that are taken before processors are made to flush and user space gets them.
+const BATCH: usize = 4096;
+/// Words that are taken in one hold of the lock.
+const HOLD: usize = 128;
+
+/// Size of a word in user space, in bytes.
+const WORD: usize = 8;
+
+impl<E: Entry, R: Remote> Memory<E, R> {
+    /// Copies a slot's dirty bitmap to user space: a bit for each page, counted as little-endian
+    /// words of 64 are, rounded up to whole words. `KVM_GET_DIRTY_LOG` (api.rst, 4.8).
+    ///
+    /// With `take`, the log starts anew; without (`KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE`), it stays
+    /// as it is until [`Memory::clear_dirty_log`].
+    ///
+    /// `EINVAL`: no slot can have this id. `ENOENT`: no such slot, or it has no log. `ENOMEM`. `EFAULT`:
+    /// what was taken by then is lost. Sleeps; the caller holds no [`super::View`].
+    pub(crate) fn dirty_log(&self, id: u32, to: UserPtr, take: bool) -> Result {
+        // Excludes other takers, and changes of the slot.
+        let _writer = self.writer.lock();
+        let (slot, words) = self.logged(id)?;
+        let mut batch = KVVec::with_capacity(words.min(BATCH), GFP_KERNEL_ACCOUNT)?;
+        for first in (0..words).step_by(BATCH) {
+            let range = first..words.min(first + BATCH);
+            batch.clear();
+            batch.extend_with(range.len(), u64::MAX, GFP_KERNEL_ACCOUNT)?;
+            if take {
+                self.shadow.take_dirty(&slot, range.clone(), &mut batch);
+            } else if let Some(bitmap) = &slot.dirty {
+                for (at, word) in range.clone().zip(batch.iter_mut()) {
+                    *word = bitmap.peek(at);
+                }
+            }
+            let to = to.wrapping_byte_add(first * WORD);
+            let mut out = UserSlice::new(to, range.len() * WORD).writer();
+            for word in &batch {
+                out.write(&word.to_le())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the log anew for those of `pages` pages from `first` of a slot whose bit is set in the
+    /// bitmap at `from`: `KVM_CLEAR_DIRTY_LOG` (api.rst, 4.117).
+    ///
+    /// `EINVAL`: no slot can have this id, `first` or (but at the slot's end) `pages` is no multiple of
+    /// 64, or the range is not in the slot. `ENOENT`: no such slot, or it has no log. `ENOMEM`, `EFAULT`.
+    pub(crate) fn clear_dirty_log(&self, id: u32, first: u64, pages: u64, from: UserPtr) -> Result {
+        let _writer = self.writer.lock();
+        let (slot, _) = self.logged(id)?;
+        let left = slot.pages.checked_sub(first).ok_or(EINVAL)?;
+        if first % 64 != 0 || pages > left || (pages < left && pages % 64 != 0) {
+            return Err(EINVAL);
+        }
+        let base = usize::try_from(first / 64)?;
+        let words = usize::try_from(pages.div_ceil(64))?;
+        let mut batch = KVVec::with_capacity(words.min(BATCH), GFP_KERNEL_ACCOUNT)?;
+        for at in (0..words).step_by(BATCH) {
+            let len = BATCH.min(words - at);
+            let mut from = UserSlice::new(from.wrapping_byte_add(at * WORD), len * WORD).reader();
+            batch.clear();
+            for _ in 0..len {
+                let word = u64::from_le(from.read()?);
+                batch.push(word, GFP_KERNEL_ACCOUNT)?;
+            }
+            self.shadow
+                .take_dirty(&slot, base + at..base + at + len, &mut batch);
+        }
+        Ok(())
+    }
+
+    /// A slot with a log, and the number of the log's words.
+    fn logged(&self, id: u32) -> Result<(Slot, usize)> {
+        if id >= MAX_SLOTS {
+            return Err(EINVAL);
+        }
+        let slots = self.shadow.slots.read();
+        let slot = slots.by_id(id).ok_or(ENOENT)?;
+        let words = slot.dirty.as_deref().map(Bitmap::words).ok_or(ENOENT)?;
+        Ok((slot.clone(), words))
+    }
+}
+
+impl<E: Entry, R: Remote> Shadow<E, R> {
+    /// Takes from each of the words in `range` the bits that `masks` has for it, puts what was set
+    /// into `masks`, and returns when the guest cannot write those pages without a fault.
+    fn take_dirty(&self, slot: &Slot, range: Range<usize>, masks: &mut [u64]) {
+        let Some(bitmap) = &slot.dirty else {
+            return;
+        };
+        let mut last = 0;
+        for (part, masks) in range.step_by(HOLD).zip(masks.chunks_mut(HOLD)) {
+            let mut mmu = self.mmu.write();
+            let mut changed = false;
+            for (at, mask) in (part..).zip(masks) {
+                *mask = bitmap.take(at, *mask);
+                if *mask != 0 {
+                    changed |= mmu
+                        .tree
+                        .write_protect(slot.base_gfn + at as u64 * 64, *mask);
+                }
+            }
+            last = mmu.changed(changed);
+        }
+        self.settle(last);
+    }
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device node's descriptor: what there is before any VM.
+
+use crate::{
+    abi::{cap, ioctl},
+    bindings as rb,
+    family::Family,
+    host::{
+        fd::{Fd, NewFile, Node},
+        trace,
+    },
+    vm::Vm,
+};
+use core::marker::PhantomData;
+use kernel::{
+    alloc::flags::GFP_KERNEL_ACCOUNT,
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::Arc, //
+};
+
+/// An open device node.
+pub(crate) struct System<F: Family>(PhantomData<F>);
+
+/// The value of a capability, generic or the family's.
+pub(crate) fn capability<F: Family>(vm: Option<&Vm<F>>, number: usize) -> isize {
+    let Ok(number) = u32::try_from(number) else {
+        return 0;
+    };
+    // The value is the place of the ring among a vCPU's pages.
+    if number == rb::KVM_CAP_COALESCED_MMIO {
+        return F::COALESCED_PAGE as isize;
+    }
+    let value = match cap::value(cap::GENERIC, number) {
+        0 => F::capability(vm, number),
+        v => v,
+    };
+    value as isize
+}
+
+impl<F: Family> Fd for System<F> {
+    fn ioctl(_this: &Arc<Self>, cmd: u32, arg: usize) -> Result<isize> {
+        match cmd {
+            ioctl::GET_API_VERSION if arg == 0 => Ok(rb::KVM_API_VERSION as isize),
+            ioctl::GET_VCPU_MMAP_SIZE if arg == 0 => Ok((F::MMAP_PAGES * PAGE_SIZE) as isize),
+            ioctl::GET_API_VERSION | ioctl::GET_VCPU_MMAP_SIZE => {
+                Err(trace::refuse(EINVAL, c"the request takes no argument"))
+            }
+            ioctl::CHECK_EXTENSION => Ok(capability::<F>(None, arg)),
+            ioctl::CREATE_VM => {
+                let vm = Vm::<F>::new(arg)?;
+                Ok(NewFile::new(c"kvm-vm", vm)?.install())
+            }
+            _ => F::system_ioctl(cmd, arg),
+        }
+    }
+}
+
+impl<F: Family> Node for System<F> {
+    fn open() -> Result<Arc<Self>> {
+        Ok(Arc::new(Self(PhantomData), GFP_KERNEL_ACCOUNT)?)
+    }
+}
