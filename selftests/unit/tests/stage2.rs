@@ -726,7 +726,7 @@ fn threads_keep_the_tree_whole() {
 /// Two changes of one entry at the same moment: neither is lost, nor is a table.
 #[test]
 fn changes_at_the_same_moment_are_not_lost() {
-    const ROUNDS: usize = 30_000;
+    const ROUNDS: usize = 60_000;
     const GFN: u64 = 8;
     let Fixture {
         arena,
@@ -775,9 +775,10 @@ fn changes_at_the_same_moment_are_not_lost() {
                             tree.zap(GFN..GFN + 8, &mut drop);
                         }
                     }
-                    meet(6 * round + 2);
+                    meet(8 * round + 2);
                     {
                         let tree = tree.read().unwrap();
+                        meet(8 * round + 4);
                         match (round % 4, id) {
                             (0, 0) | (1, 0) => drop(tree.map(GFN, 0, &leaf(WRITE), &mut cache)),
                             (0, _) | (1, _) => drop(tree.map(GFN, 0, &leaf(EXEC), &mut cache)),
@@ -787,7 +788,7 @@ fn changes_at_the_same_moment_are_not_lost() {
                             _ => drop(tree.map(GFN, 0, &leaf(WRITE), &mut cache)),
                         }
                     }
-                    meet(6 * round + 4);
+                    meet(8 * round + 6);
                     if id == 0 {
                         let (leaf, _) = tree.read().unwrap().lookup(GFN).unwrap();
                         assert!(
@@ -795,7 +796,7 @@ fn changes_at_the_same_moment_are_not_lost() {
                             "{round}: {leaf:?}"
                         );
                     }
-                    meet(6 * round + 6);
+                    meet(8 * round + 8);
                 }
             });
         }
