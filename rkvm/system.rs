@@ -28,6 +28,10 @@ pub(crate) fn capability<F: Family>(vm: Option<&Vm<F>>, number: usize) -> isize 
     let Ok(number) = u32::try_from(number) else {
         return 0;
     };
+    // The value is the place of the ring among a vCPU's pages.
+    if number == rb::KVM_CAP_COALESCED_MMIO {
+        return F::COALESCED_PAGE as isize;
+    }
     let value = match cap::value(cap::GENERIC, number) {
         0 => F::capability(vm, number),
         v => v,

@@ -5,6 +5,7 @@
  */
 
 #include <linux/context_tracking.h>
+#include <linux/cpu.h>
 #include <linux/cpufeature.h>
 #include <linux/kvm_host.h>
 #include <linux/mem_encrypt.h>
@@ -12,6 +13,7 @@
 #include <linux/stddef.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/api.h>
+#include <asm/mce.h>
 #include <asm/msr.h>
 #include <asm/nospec-branch.h>
 #include <asm/tsc.h>
@@ -147,6 +149,28 @@ u64 rkvm_host_spec_ctrl(void)
 bool rkvm_has_spec_ctrl(void)
 {
 	return boot_cpu_has(X86_FEATURE_MSR_SPEC_CTRL);
+}
+
+/* A machine check hit while the guest ran. Which ring the guest was in says nothing to the host. */
+void rkvm_machine_check(void)
+{
+#ifdef CONFIG_X86_MCE
+	struct pt_regs regs = { .cs = 3, .flags = X86_EFLAGS_IF };
+
+	do_machine_check(&regs);
+#endif
+}
+
+bool rkvm_wants_barriers(void)
+{
+	return boot_cpu_has(X86_FEATURE_IBPB) && !cpu_mitigations_off();
+}
+
+/* The flag makes the exit to user mode do a prediction barrier, where the CPU needs one (VMSCAPE). */
+void rkvm_guest_has_run(void)
+{
+	if (boot_cpu_has(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
 }
 
 /* DR7 as the host's breakpoints want it on this CPU. */

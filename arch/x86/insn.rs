@@ -109,15 +109,6 @@ pub(crate) fn set_tsc_ratio(v: u64) -> Result {
     wrmsr(msr::TSC_RATIO, v)
 }
 
-/// Writes TSC_AUX. The kernel's vDSO reads its CPU number from it in user mode: it must hold the
-/// host's value again before this thread leaves the kernel.
-///
-/// # Errors
-/// `EIO`: the processor has none.
-pub(crate) fn set_tsc_aux(v: u32) -> Result {
-    wrmsr(msr::TSC_AUX, u64::from(v))
-}
-
 /// Indirect-branch prediction barrier.
 ///
 /// # Errors
@@ -259,12 +250,6 @@ fn write_dr7(v: u64) {
     unsafe { asm!("mov dr7, {}", in(reg) v, options(nostack, preserves_flags)) };
 }
 
-/// DR6 with nothing recorded: a debug exception that the host takes later must not show the guest's.
-pub(crate) fn reset_dr6() {
-    // SAFETY: The guest's value has been saved by hardware or the caller.
-    unsafe { asm!("mov dr6, {}", in(reg) 0xffff_0ff0_u64, options(nostack, preserves_flags)) };
-}
-
 /// Gives this CPU back the breakpoints that the host has enabled; a guest's exit has disabled them.
 pub(crate) fn restore_dr7() {
     // SAFETY: Reads a per-CPU variable.
@@ -272,6 +257,25 @@ pub(crate) fn restore_dr7() {
     if v != 0 {
         write_dr7(v);
     }
+}
+
+/// Hands a machine check that ended a guest's run to the host's handler.
+#[cold]
+pub(crate) fn machine_check() {
+    // SAFETY: It is what the host's own #MC entry calls; any context.
+    unsafe { bindings::rkvm_machine_check() };
+}
+
+/// Whether the host wants prediction barriers between guests (it has them, and mitigations are on).
+pub(crate) fn wants_barriers() -> bool {
+    // SAFETY: No requirement.
+    unsafe { bindings::rkvm_wants_barriers() }
+}
+
+/// A guest section ends: the host's user mode may want a prediction barrier first.
+pub(crate) fn guest_has_run() {
+    // SAFETY: Sets a per-CPU flag; preemption is off in a section.
+    unsafe { bindings::rkvm_guest_has_run() };
 }
 
 /// The address bit that marks encrypted host memory; 0 without memory encryption.

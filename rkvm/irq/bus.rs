@@ -14,11 +14,14 @@ use core::ffi::CStr;
 /// Zones in one address space.
 pub const MAX_ZONES: usize = 1000;
 
-const FLAG_DATAMATCH: u32 = 1 << 0;
-const FLAG_PIO: u32 = 1 << 1;
+/// `KVM_IOEVENTFD_FLAG_DATAMATCH`.
+pub const FLAG_DATAMATCH: u32 = 1 << 0;
+/// `KVM_IOEVENTFD_FLAG_PIO`.
+pub const FLAG_PIO: u32 = 1 << 1;
 /// `KVM_IOEVENTFD_FLAG_DEASSIGN`.
 pub const FLAG_DEASSIGN: u32 = 1 << 2;
-const FLAG_VIRTIO_CCW_NOTIFY: u32 = 1 << 3;
+/// `KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY`.
+pub const FLAG_VIRTIO_CCW_NOTIFY: u32 = 1 << 3;
 /// Flags that have a name in the ABI (the last, "fast MMIO", is a name only).
 const FLAGS: u32 = (1 << 5) - 1;
 
@@ -155,28 +158,25 @@ pub fn find<'a, T>(events: &'a [Event<T>], addr: u64, data: &[u8]) -> Option<&'a
         // It collides with all others, so it is alone at its address.
         return Some(event);
     }
-    let (len, value) = native(data)?;
-    if event.key.len == len && event.key.value.is_none() {
+    let same_len = usize::try_from(event.key.len).is_ok_and(|len| len == data.len());
+    if same_len && event.key.value.is_none() {
         return Some(event);
     }
-    // Of one address and length there is one event for any value, or some for one value each.
-    let end = here.partition_point(|e| e.key.order() <= (addr, len, value));
-    let event = here.get(end.checked_sub(1)?)?;
+    find_value(here, addr, data)
+}
+
+/// The same, where `events` begins at `addr`. Of one address and length there is one event for any
+/// value, or some for one value each.
+#[inline(never)]
+fn find_value<'a, T>(events: &'a [Event<T>], addr: u64, data: &[u8]) -> Option<&'a Event<T>> {
+    let (len, value) = native(data)?;
+    let end = events.partition_point(|e| e.key.order() <= (addr, len, value));
+    let event = events.get(end.checked_sub(1)?)?;
     let hit = event.key.len == len && event.key.value.is_none_or(|v| v == value);
     hit.then_some(event)
 }
 
-/// The event that any write to `addr` signals, whatever its length and value.
-#[inline]
-pub fn find_any<T>(events: &[Event<T>], addr: u64) -> Option<&Event<T>> {
-    let first = events.partition_point(|e| e.key.addr < addr);
-    events
-        .get(first)
-        .filter(|e| e.key.addr == addr && e.key.len == 0)
-}
-
 /// Length and value of a write, as the guest's processor would read it back.
-#[inline]
 fn native(data: &[u8]) -> Option<(u32, u64)> {
     match *data {
         [a] => Some((1, u64::from(a))),

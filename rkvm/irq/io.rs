@@ -28,7 +28,6 @@ use crate::{
 };
 
 const RING: Ring = Ring::new(PAGE_SIZE);
-const _: () = assert!(coalesced::ENTRY == size_of::<bindings::kvm_coalesced_mmio>());
 
 /// What became of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,33 +255,24 @@ impl Bus<'_> {
         if !lane.span.covers(addr) {
             return Written::Unhandled;
         }
-        if let Some(event) = bus::find(&lane.events, addr, data) {
-            event.signal.signal();
-            return Written::Handled;
-        }
-        let Ok(len) = u64::try_from(data.len()) else {
-            return Written::Unhandled;
-        };
-        if bus::in_zone(&lane.zones, addr, len) && self.io.coalesce(space, addr, data).is_some() {
-            return Written::Handled;
-        }
-        Written::Unhandled
-    }
-
-    /// A guest's write to `addr` of which length and value are not (yet) known: handled if there is an
-    /// event for any write. Lets a family skip decoding the instruction. Context as [`Self::write`].
-    #[inline]
-    pub(crate) fn write_any(&self, space: Space, addr: u64) -> Written {
-        let lane = self.map.lane(space);
-        if !lane.span.covers(addr) {
-            return Written::Unhandled;
-        }
-        match bus::find_any(&lane.events, addr) {
+        match bus::find(&lane.events, addr, data) {
             Some(event) => {
                 event.signal.signal();
                 Written::Handled
             }
-            None => Written::Unhandled,
+            None => self.write_zone(lane, space, addr, data),
+        }
+    }
+
+    /// A write that no event is for.
+    #[inline(never)]
+    fn write_zone(&self, lane: &Lane, space: Space, addr: u64, data: &[u8]) -> Written {
+        let in_zone =
+            u64::try_from(data.len()).is_ok_and(|len| bus::in_zone(&lane.zones, addr, len));
+        if in_zone && self.io.coalesce(space, addr, data).is_some() {
+            Written::Handled
+        } else {
+            Written::Unhandled
         }
     }
 }

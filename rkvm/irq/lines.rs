@@ -15,11 +15,11 @@ use super::{
     routing::{self, Entry, PinRoute, Table, Target},
     Controller, SOURCE_USER,
 };
-use crate::host::srcu_cell::{SrcuCell, SrcuRef};
+use crate::host::srcu_cell::SrcuCell;
 
 /// A routing table with its storage. Never changed once built.
 #[derive(Default)]
-pub(crate) struct Routes {
+struct Routes {
     entries: KVVec<Entry>,
     starts: KVVec<u16>,
     pins: KVVec<PinRoute>,
@@ -40,7 +40,7 @@ impl Routes {
 
     /// The table.
     #[inline]
-    pub(crate) fn table(&self) -> Table<'_> {
+    fn table(&self) -> Table<'_> {
         Table::new(&self.entries, &self.starts, &self.pins)
     }
 }
@@ -50,15 +50,14 @@ impl Routes {
 /// The irqfds hold it as well, so that the VM can go while an eventfd is being signalled;
 /// [`Self::shutdown`] breaks the cycle.
 ///
-/// Lock order: `irqfds`, then an eventfd's lock, then the controller's; `irqfds`, then `resamplers`,
-/// then the controller's or an eventfd's. Eventfds call in with their lock held and take neither
-/// `irqfds` nor `resamplers`.
+/// Lock order: `irqfds`; then `writer`, or `resamplers`; then an eventfd's; then the controller's. An
+/// eventfd's wake-up comes with the eventfd's lock held, and takes the controller's only.
 #[pin_data]
 pub(super) struct Lines<C: Controller> {
     controller: Arc<C>,
     #[pin]
     routes: SrcuCell<Routes>,
-    /// Held while routes are replaced.
+    /// Held while routes are replaced, and while the controller takes note of a change.
     #[pin]
     writer: Mutex<()>,
     #[pin]
@@ -102,10 +101,6 @@ impl<C: Controller> Lines<C> {
         &self.controller
     }
 
-    pub(super) fn routes(&self) -> SrcuRef<'_, Routes> {
-        self.routes.read()
-    }
-
     pub(super) fn set_routes(&self, entries: KVVec<Entry>) -> Result {
         for e in &entries {
             self.controller.route_ok(&e.target)?;
@@ -116,6 +111,12 @@ impl<C: Controller> Lines<C> {
         let _old = self.routes.replace(routes);
         self.controller.routes_changed(&self.routes.read().table());
         Ok(())
+    }
+
+    /// The set of pins whose ends of interrupt somebody wants to know has changed.
+    pub(super) fn acks_changed(&self) {
+        let _writer = self.writer.lock();
+        self.controller.routes_changed(&self.routes.read().table());
     }
 
     fn set_target(&self, target: &Target, source: u32, level: bool) -> Result<i32> {

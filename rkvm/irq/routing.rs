@@ -17,10 +17,12 @@ pub const MAX_ROUTES: usize = 4096;
 /// `struct kvm_irq_routing_entry` as 32-bit words.
 pub const ENTRY_WORDS: usize = 12;
 
-const TYPE_IRQCHIP: u32 = 1;
-const TYPE_MSI: u32 = 2;
+/// `KVM_IRQ_ROUTING_IRQCHIP`.
+pub const TYPE_IRQCHIP: u32 = 1;
+/// `KVM_IRQ_ROUTING_MSI`.
+pub const TYPE_MSI: u32 = 2;
 /// From `KVM_IRQ_ROUTING_S390_ADAPTER` to `KVM_IRQ_ROUTING_XEN_EVTCHN`: each known to one family.
-const TYPES_OF_FAMILIES: core::ops::RangeInclusive<u32> = 3..=5;
+pub const TYPES_OF_FAMILIES: core::ops::RangeInclusive<u32> = 3..=5;
 
 /// `KVM_MSI_VALID_DEVID`, in routing entries and in `struct kvm_msi`.
 pub const MSI_VALID_DEVID: u32 = 1;
@@ -284,19 +286,6 @@ impl<'a> Table<'a> {
             self.entries.get(from..to)
         };
         find().unwrap_or(&[])
-    }
-
-    /// All entries, by gsi.
-    pub fn iter(&self) -> core::slice::Iter<'a, Entry> {
-        self.entries.iter()
-    }
-
-    /// All messages with their gsi, by gsi.
-    pub fn msis(&self) -> impl Iterator<Item = (u32, &'a Msi)> + 'a {
-        self.entries.iter().filter_map(|e| match &e.target {
-            Target::Msi(msi) => Some((e.gsi, msi)),
-            _ => None,
-        })
     }
 
     /// The gsis that lead to `pin` of `chip`, in ascending order.

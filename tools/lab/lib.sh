@@ -47,16 +47,19 @@ timed() {
 	local label=$1 log=$2 start=$SECONDS pid rc=0 n=0
 	shift 2
 	mkdir -p "$(dirname "$log")"
+	# In a process group of its own, so that all of it can be ended with us.
+	set -m
 	("$@") >"$log" 2>&1 </dev/null &
 	pid=$!
+	set +m
 	# shellcheck disable=SC2064
-	trap "kill $pid 2>/dev/null || :; exit 130" INT TERM
+	trap "kill -- -$pid 2>/dev/null || :; exit 130" INT TERM HUP
 	while kill -0 "$pid" 2>/dev/null; do
 		sleep 0.2
 		((++n % 75)) || say "$label: $((SECONDS - start)) s ..."
 	done
 	wait "$pid" || rc=$?
-	trap - INT TERM
+	trap - INT TERM HUP
 	if ((rc)); then
 		tail -n 20 "$log" | sed 's/^/    /' >&2
 		say "error: $label failed (status $rc); log: $log"
@@ -78,6 +81,7 @@ product() {
 		return
 	fi
 	mkdir -p "$CACHE/lock" "$CACHE/log"
+	# The makers inherit the lock: were we killed, none starts before they end.
 	exec {lock}>"$CACHE/lock/$name-$key"
 	if ! flock -n "$lock"; then
 		say "$label: being made by another process, waiting"
@@ -93,7 +97,7 @@ product() {
 			work=$CACHE/tmp-$name-$key
 		fi
 		mkdir -p "$work"
-		timed "$label" "$CACHE/log/$name-$key.log" "$@" "$work" {lock}>&- || exit 1
+		timed "$label" "$CACHE/log/$name-$key.log" "$@" "$work" || exit 1
 		[[ ${RESUME:-} ]] || mv -T "$work" "$PRODUCT"
 		: >"$PRODUCT/.made"
 		# Of what it replaces, the unused goes.

@@ -36,7 +36,7 @@ const XSAVE_MIN: usize = 576;
 const AREA_MIN: usize = 4096;
 /// Offset of XSTATE_BV.
 const XSTATE_BV: usize = 512;
-/// FCW, 16 bits, at 0; MXCSR, 32 bits, at 24; MXCSR_MASK at 28; XMM registers from 160.
+/// FCW, 16 bits, at 0; MXCSR, 32 bits, at 24; MXCSR_MASK at 28.
 const FCW_INIT: [u8; 2] = [0x7f, 0x03];
 const MXCSR: usize = 24;
 const MXCSR_INIT: [u8; 4] = 0x1f80_u32.to_le_bytes();
@@ -338,7 +338,7 @@ impl GuestFpu {
             self.area.put(32, &[0; 128]);
         }
         if absent & xfeature::SSE != 0 {
-            self.area.put(160, &[0; 256]);
+            self.area.put(XMM, &[0; 256]);
         }
         for n in (2..63).filter(|n| self.caps.mask & absent & 1 << n != 0) {
             let c = cpuid(0xd, n);
@@ -400,7 +400,8 @@ impl GuestFpu {
         if clear && self.caps.mask & xfeature::AVX512 != 0 && present & ZMM_HI256 != 0 {
             let c = cpuid(0xd, 6);
             let at = usize::try_from(c.ebx).unwrap_or(usize::MAX);
-            self.area.put(at.saturating_add(32 * usize::from(n & 15)), &[0; 32]);
+            self.area
+                .put(at.saturating_add(32 * usize::from(n & 15)), &[0; 32]);
         }
         self.area.put(XSTATE_BV, &present.to_le_bytes());
     }

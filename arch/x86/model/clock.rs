@@ -264,14 +264,17 @@ impl TscSync {
     /// The offset for `write`. `generation` is the vCPU's own, 0 at creation, and is updated.
     pub fn write(&mut self, write: &TscWrite, generation: &mut u64) -> u64 {
         // What the TSC that was written last is now, if this one is to be in step with it.
-        let matching = self.last.filter(|last| last.khz == write.khz).and_then(|last| {
-            let elapsed = ns_to_cycles(write.now_ns.wrapping_sub(last.at_ns), write.khz);
-            let expected = last.value.wrapping_add(elapsed);
-            let second = u64::from(write.khz).wrapping_mul(1000);
-            let apart = write.value.wrapping_sub(expected);
-            let close = apart < second || apart.wrapping_neg() < second;
-            (write.value == 0 || self.user_wrote && close).then_some((last, expected))
-        });
+        let matching = self
+            .last
+            .filter(|last| last.khz == write.khz)
+            .and_then(|last| {
+                let elapsed = ns_to_cycles(write.now_ns.wrapping_sub(last.at_ns), write.khz);
+                let expected = last.value.wrapping_add(elapsed);
+                let second = u64::from(write.khz).wrapping_mul(1000);
+                let apart = write.value.wrapping_sub(expected);
+                let close = apart < second || apart.wrapping_neg() < second;
+                (write.value == 0 || self.user_wrote && close).then_some((last, expected))
+            });
         let offset = match matching {
             Some((last, _)) if write.stable => last.generation_offset,
             Some((_, expected)) => write.ratio.offset_for(expected, write.host_tsc),

@@ -286,6 +286,9 @@ impl Lapic {
     /// valid modes. Registers keep their values, but for the id, and for the logical id that
     /// x2APIC mode does not have.
     pub fn set_base(&mut self, value: u64, host: bool) -> Result<Effect, GeneralProtection> {
+        if value == self.base {
+            return Ok(Effect::None);
+        }
         let mode = match (value & apic_base::ENABLE != 0, value & apic_base::EXTD != 0) {
             (false, false) => Mode::Disabled,
             (true, false) => Mode::Xapic,
@@ -309,10 +312,11 @@ impl Lapic {
             return Ok(Effect::None);
         }
         self.mode = mode;
-        match mode {
-            Mode::Xapic => self.xapic_id = (self.config.id & 0xff) as u8,
-            Mode::X2apic => self.logical_id = 0,
-            Mode::Disabled => {}
+        if mode != Mode::Disabled {
+            self.xapic_id = (self.config.id & 0xff) as u8;
+        }
+        if mode == Mode::X2apic {
+            self.logical_id = 0;
         }
         Ok(Effect::Identity(self.identity()))
     }

@@ -5,7 +5,6 @@
 //! AMD APM vol. 2, 15.5.1 (canonicalization and consistency checks) and 15.20 (illegal event
 //! injection). Pure. Run only after a refused entry.
 
-use super::decode::pushes_error;
 use super::vmcb::{event_type, Vmcb};
 use crate::arch::x86::model::regs::{cr0, cr4, efer, vector};
 
@@ -45,13 +44,7 @@ fn bad_event(b: &Vmcb) -> bool {
     e.valid()
         && match e.typ() {
             event_type::INTR | event_type::NMI | event_type::SOFT => false,
-            event_type::EXCEPTION => {
-                v > 31
-                    || v == vector::NMI
-                    || e.error_valid() && !pushes_error(v)
-                    || v == vector::BR && b.efer() & efer::LMA != 0 && b.cs().get().attr.long()
-                    || v == vector::OF && b.efer() & efer::LMA != 0 && b.cs().get().attr.long()
-            }
+            event_type::EXCEPTION => v > 31 || v == vector::NMI,
             _ => true,
         }
 }
@@ -70,9 +63,8 @@ const EFER_MBZ: u64 = !(efer::SCE
     | 1 << 18
     | 1 << 20);
 
-/// CR4 bits that no processor known to us defines.
-const CR4_MBZ: u64 =
-    !(0x7f_ffff | cr4::PKE | cr4::CET | 0xf << 24 | 1 << 28 | 1 << 32) | 1 << 15 | 1 << 19;
+/// CR4 bits that no AMD processor known to us defines: VMXE, SMXE, 15, KL, and 24 up but FRED (32).
+const CR4_MBZ: u64 = !(0xff_ffff | 1 << 32) | cr4::VMXE | cr4::SMXE | 1 << 15 | 1 << 19;
 
 /// The rules, in the manual's order.
 const RULES: &[(Broken, &str)] = &[

@@ -16,7 +16,7 @@ use crate::arch::x86::model::regs::{cr4, efer};
 use crate::host::hw_page::HwPage;
 use crate::host::percpu::PerCpu;
 use crate::host::rcu_slot::RcuSlot;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -31,7 +31,6 @@ mod feature {
     pub(super) const FLUSH_BY_ASID: u32 = 1 << 6;
     pub(super) const DECODE_ASSISTS: u32 = 1 << 7;
     pub(super) const PAUSE_FILTER: u32 = 1 << 10;
-    pub(super) const VGIF: u32 = 1 << 16;
     pub(super) const SPEC_CTRL: u32 = 1 << 20;
 }
 
@@ -43,6 +42,8 @@ pub(super) struct HostCpu {
     pub(super) save: HwPage<Vmcb>,
     /// This CPU's address-space ids.
     pub(super) asids: Allocator,
+    /// Which vCPU ran here last.
+    pub(super) last: AtomicU64,
     /// SVM is on here, by us.
     enabled: AtomicBool,
 }
@@ -55,6 +56,8 @@ pub(super) struct Host {
     pub(super) iopm: HwPage<Iopm>,
     /// The address bit of encrypted memory, for addresses that hardware reads.
     pub(super) encryption: u64,
+    /// A prediction barrier is wanted between different guests on a CPU.
+    pub(super) barrier: bool,
     /// For the rules of VMRUN.
     pub(super) limits: Limits,
 }
@@ -100,6 +103,7 @@ pub(super) fn setup() -> Result<HwCaps> {
             hsave: HwPage::new()?,
             save: HwPage::new()?,
             asids: Allocator::new(),
+            last: AtomicU64::new(0),
             enabled: AtomicBool::new(false),
         })
     })?;
@@ -107,15 +111,14 @@ pub(super) fn setup() -> Result<HwCaps> {
         phys_bits: size & 0xff,
         asids: svm.ebx,
     };
-    HOST.set(Arc::new(
-        Host {
-            cpus,
-            iopm,
-            encryption,
-            limits,
-        },
-        GFP_KERNEL,
-    )?)?;
+    let host = Host {
+        cpus,
+        iopm,
+        encryption,
+        barrier: insn::wants_barriers(),
+        limits,
+    };
+    HOST.set(Arc::new(host, GFP_KERNEL)?)?;
 
     Ok(HwCaps {
         // CPUID Fn8000_0001 EDX bit 26: 1 GiB pages.
@@ -124,7 +127,6 @@ pub(super) fn setup() -> Result<HwCaps> {
         stage2_levels: if host_la57() { 5 } else { 4 },
         next_rip: has(feature::NRIPS),
         decode_assists: has(feature::DECODE_ASSISTS),
-        vgif: has(feature::VGIF),
         flush_by_asid: has(feature::FLUSH_BY_ASID),
         pause_filter: has(feature::PAUSE_FILTER),
         tsc_scaling: has(feature::TSC_RATE),

@@ -52,7 +52,7 @@ impl Run {
             return Err(EIO);
         }
         self.0.host = pa;
-        // SAFETY: Preemption is off in a section.
+        // SAFETY: IRQs are off, and the first entry of the section follows.
         unsafe { bindings::rkvm_section_quiescent() };
         Ok(())
     }

@@ -45,6 +45,12 @@ impl Msrpm {
         true
     }
 
+    /// For tests: the module's comes from zeroed pages.
+    #[cfg(test)]
+    pub(crate) fn zeroed() -> Self {
+        Self([0; 8192])
+    }
+
     /// Whether (reads, writes) pass without an exit.
     #[cfg(test)]
     pub(crate) fn direct(&self, msr: u32) -> (bool, bool) {
@@ -65,5 +71,19 @@ impl Iopm {
     /// Everything exits.
     pub(crate) fn set_all(&mut self) {
         self.0.fill(0xff);
+    }
+
+    /// For tests: the module's comes from zeroed pages.
+    #[cfg(test)]
+    pub(crate) fn zeroed() -> Self {
+        Self([0; 12288])
+    }
+
+    /// Whether an access to a port exits.
+    #[cfg(test)]
+    pub(crate) fn exits(&self, port: usize) -> bool {
+        self.0
+            .get(port / 8)
+            .is_some_and(|b| b & 1 << (port % 8) != 0)
     }
 }

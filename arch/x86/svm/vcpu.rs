@@ -19,6 +19,7 @@ use crate::arch::x86::model::regs::{
     cr0, cr4, efer, rflags, vector, DescTable, Gpr, Gprs, Seg, SegAttr, Segment,
 };
 use crate::host::hw_page::HwPage;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -26,13 +27,16 @@ use kernel::sync::Arc;
 const DR6_BS: u64 = 1 << 14;
 /// DR7.GD: accesses to debug registers fault; cleared when #DB is delivered.
 const DR7_GD: u64 = 1 << 13;
+/// CR4 bits whose change makes cached translations wrong.
+const CR4_PAGING: u64 =
+    cr4::PSE | cr4::PAE | cr4::PGE | cr4::LA57 | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::PKE;
 /// PAUSEs in a row before an exit, and the cycles that end a row.
 const PAUSE_COUNT: u16 = 3000;
 const PAUSE_THRESHOLD: u16 = 128;
 /// CPU number of a vCPU that has not run.
 const NO_CPU: u32 = u32::MAX;
 
-/// An INT n, INT3 or INTO that was put in without hardware's help: RIP was moved behind it.
+/// An INT n, INT3 or INTO that was put in. Without NRIPS, RIP was moved behind it.
 #[derive(Clone, Copy)]
 struct SoftEvent {
     before: u64,
@@ -78,7 +82,16 @@ pub(crate) struct SvmVcpu {
     spec_direct: bool,
     /// TSC_RATIO of this guest, 8.32 fixed point.
     tsc_ratio: u64,
+    /// Tells vCPUs apart, for barriers between them.
+    id: u64,
+    /// State that VMRUN checks was set since the last entry.
+    unchecked: bool,
+    /// The rule that it seems to break.
+    broken: Option<&'static str>,
 }
+
+/// The next vCPU's `id`; 0 is nobody's.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// TSC_RATIO of 1.
 const TSC_RATIO_ONE: u64 = 1 << 32;
@@ -129,6 +142,9 @@ impl SvmVcpu {
             cr4_mce: false,
             spec_direct: false,
             tsc_ratio: TSC_RATIO_ONE,
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            unchecked: true,
+            broken: None,
         };
         v.set_cr0(cr0::ET);
         v.set_cr4(0);
@@ -187,6 +203,39 @@ impl SvmVcpu {
         if self.windows.nmi {
             self.open_nmi_window();
         }
+        if self.unchecked {
+            self.check();
+        }
+        if self.broken.is_some() {
+            return self.run_suspicious(gprs);
+        }
+        self.run_hardware(gprs)
+    }
+
+    /// Looks for a rule that the guest's state breaks, before hardware does.
+    #[cold]
+    fn check(&mut self) {
+        self.unchecked = false;
+        self.broken = check::broken_rule(&self.vmcb, &self.host.limits);
+    }
+
+    /// Hardware has the last word on a state that seems wrong. If it refuses, the state that user space
+    /// sees is what it was: what the block holds after a refusal is not defined.
+    #[cold]
+    fn run_suspicious(&mut self, gprs: &mut Gprs) -> bool {
+        let (save, event, before) = (self.vmcb.save_area(), self.vmcb.eventinj(), *gprs);
+        let ret = self.run_hardware(gprs);
+        self.unchecked = true;
+        if self.refused() {
+            self.vmcb.restore(&save);
+            self.vmcb.set_eventinj(event);
+            *gprs = before;
+        }
+        ret
+    }
+
+    #[inline]
+    fn run_hardware(&mut self, gprs: &mut Gprs) -> bool {
         self.vmcb.set_rax(gprs.get(Gpr::Rax));
         self.vmcb.set_rsp(gprs.get(Gpr::Rsp));
         let injected = self.vmcb.eventinj();
@@ -198,6 +247,9 @@ impl SvmVcpu {
         gprs.set(Gpr::Rax, self.vmcb.rax());
         gprs.set(Gpr::Rsp, self.vmcb.rsp());
         self.vmcb.set_all_clean();
+        if self.vmcb.exitcode() == code::EXCP + u64::from(vector::MC) {
+            insn::machine_check();
+        }
         if self.vmcb.tlb_control() != TlbControl::default() {
             self.vmcb.set_tlb_control(TlbControl::default());
         }
@@ -220,12 +272,13 @@ impl SvmVcpu {
             if left.typ() == event_type::NMI {
                 self.set_nmi(Nmi::Open);
             }
-            if is_soft(left) {
-                if let Some(s) = self.soft {
-                    if self.vmcb.rip() == s.after {
-                        self.vmcb.set_rip(s.before);
-                        return;
-                    }
+            if let Some(s) = self.soft {
+                // Not delivered, or a fault of its delivery was not: the guest is still at it.
+                if self.vmcb.rip() == s.after {
+                    self.vmcb.set_rip(s.before);
+                }
+                if is_soft(left) {
+                    return;
                 }
             }
         }
@@ -261,10 +314,10 @@ impl SvmVcpu {
         });
     }
 
-    /// The step ends; `moved`: the instruction is done, so that RFLAGS is the guest's own again.
-    fn end_step(&mut self, moved: bool) {
+    /// The step ends; `loaded`: an IRET is done (or faulted), so that TF is the guest's own again.
+    fn end_step(&mut self, loaded: bool) {
         if let Some(own_tf) = self.step.take() {
-            if !own_tf && !moved {
+            if !own_tf && !loaded {
                 let f = self.vmcb.rflags();
                 self.vmcb.set_rflags(f & !rflags::TF);
             }
@@ -275,7 +328,7 @@ impl SvmVcpu {
         }
     }
 
-    /// After an exit while an NMI is being handled or waits.
+    /// After an exit while an NMI is being handled or waits. Returns as [`SvmVcpu::run_once`].
     #[cold]
     fn after_nmi(&mut self) -> bool {
         let code = self.vmcb.exitcode();
@@ -284,29 +337,28 @@ impl SvmVcpu {
             self.set_nmi(Nmi::Iret(self.vmcb.rip()));
             return false;
         }
-        if let Nmi::Iret(at) = self.nmi {
-            if self.vmcb.rip() != at && !self.refused() {
-                self.set_nmi(Nmi::Open);
-            }
+        let iret_done = match self.nmi {
+            Nmi::Iret(at) => self.vmcb.rip() != at && !self.refused(),
+            _ => false,
+        };
+        if iret_done {
+            self.set_nmi(Nmi::Open);
         }
+        let Some(own_tf) = self.step else { return true };
         let stepped = code == code::EXCP + u64::from(vector::DB) && self.vmcb.dr6() & DR6_BS != 0;
         if !stepped {
-            if self.step.is_some() && self.nmi == Nmi::Open && !self.vmcb.int_state().shadow() {
-                self.end_step(false);
+            if self.nmi == Nmi::Open && !self.vmcb.int_state().shadow() {
+                self.end_step(iret_done);
             }
             return true;
         }
-        if let Some(own_tf) = self.step {
-            // An IRET (or POPF) has loaded its own TF; any other instruction has left ours.
-            self.set_nmi(Nmi::Open);
-            self.end_step(false);
-            if !own_tf {
-                let dr6 = self.vmcb.dr6() & !DR6_BS;
-                self.vmcb.set_dr6(dr6);
-                if dr6 & 0xf == 0 {
-                    // Nothing but our step: what the caller sees is the window.
-                    self.vmcb.set_exitcode(code::IRET);
-                }
+        self.end_step(iret_done);
+        if !own_tf {
+            let dr6 = self.vmcb.dr6() & !DR6_BS;
+            self.vmcb.set_dr6(dr6);
+            if dr6 & 0xf == 0 {
+                // Nothing but our step: what the caller sees is the window.
+                self.vmcb.set_exitcode(code::IRET);
             }
         }
         true
@@ -334,8 +386,8 @@ impl SvmVcpu {
             self.vmcb.set_nrip(after);
         } else {
             self.vmcb.set_rip(after);
-            self.soft = Some(SoftEvent { before, after, len });
         }
+        self.soft = Some(SoftEvent { before, after, len });
         true
     }
 
@@ -383,6 +435,10 @@ impl HwVcpu for SvmVcpu {
         if !slot.asids.valid(&self.asid, cpu) {
             self.flush = true;
         }
+        // Guests must not steer each other's speculation.
+        if self.host.barrier && slot.last.swap(self.id, Relaxed) != self.id {
+            let _ = insn::ibpb();
+        }
         // A failure shows in the next entry, which does not happen then.
         let _ = self.run.save_host(&slot.save, self.host.encryption);
         match insn::host_spec_ctrl() {
@@ -403,7 +459,7 @@ impl HwVcpu for SvmVcpu {
 
     fn end_section(&mut self) {
         self.run.forget_host();
-        insn::restore_dr7();
+        insn::guest_has_run();
     }
 
     #[inline]
@@ -463,7 +519,9 @@ impl HwVcpu for SvmVcpu {
     }
     fn set_cr0(&mut self, v: u64) {
         // CD in hardware would make all of the guest's memory uncached; caching is the host's.
+        self.flush |= (self.vmcb.cr0() ^ v) & (cr0::PE | cr0::WP | cr0::PG) != 0;
         self.cr0_cache = v & (cr0::CD | cr0::NW);
+        self.unchecked = true;
         self.vmcb.set_cr0(v & !(cr0::CD | cr0::NW));
         self.set_own(Own {
             cr0: self.cr0_cache != 0,
@@ -480,6 +538,8 @@ impl HwVcpu for SvmVcpu {
         self.vmcb.cr3()
     }
     fn set_cr3(&mut self, v: u64) {
+        self.flush = true;
+        self.unchecked = true;
         self.vmcb.set_cr3(v);
     }
     fn cr4(&self) -> u64 {
@@ -490,7 +550,9 @@ impl HwVcpu for SvmVcpu {
     }
     fn set_cr4(&mut self, v: u64) {
         // Without MCE a machine check would shut down the machine, not exit.
+        self.flush |= (self.vmcb.cr4() ^ v) & CR4_PAGING != 0;
         self.cr4_mce = v & cr4::MCE != 0;
+        self.unchecked = true;
         self.vmcb.set_cr4(v | cr4::MCE);
         self.set_own(Own {
             cr4: !self.cr4_mce,
@@ -501,6 +563,8 @@ impl HwVcpu for SvmVcpu {
         self.vmcb.efer() & !efer::SVME
     }
     fn set_efer(&mut self, v: u64) {
+        self.flush |= (self.vmcb.efer() ^ v) & (efer::LMA | efer::NXE) != 0;
+        self.unchecked = true;
         self.vmcb.set_efer(v | efer::SVME);
     }
     fn cr8(&self) -> u8 {
@@ -516,12 +580,14 @@ impl HwVcpu for SvmVcpu {
         self.vmcb.dr6()
     }
     fn set_dr6(&mut self, v: u64) {
+        self.unchecked = true;
         self.vmcb.set_dr6(v);
     }
     fn dr7(&self) -> u64 {
         self.vmcb.dr7()
     }
     fn set_dr7(&mut self, v: u64) {
+        self.unchecked = true;
         self.vmcb.set_dr7(v);
     }
 
@@ -543,7 +609,10 @@ impl HwVcpu for SvmVcpu {
         let h = VmcbSeg::new(v);
         match s {
             Seg::Es => self.vmcb.set_es(h),
-            Seg::Cs => self.vmcb.set_cs(h),
+            Seg::Cs => {
+                self.unchecked = true;
+                self.vmcb.set_cs(h);
+            }
             Seg::Ss => {
                 self.vmcb.set_ss(h);
                 self.vmcb.set_cpl(v.attr.dpl());
@@ -597,16 +666,12 @@ impl HwVcpu for SvmVcpu {
             Field::SysenterEsp => b.sysenter_esp(),
             Field::SysenterEip => b.sysenter_eip(),
             Field::Pat => b.g_pat(),
-            Field::DebugCtl => b.dbgctl(),
-            Field::BrFrom => b.br_from(),
-            Field::BrTo => b.br_to(),
-            Field::LastExcpFrom => b.last_excp_from(),
-            Field::LastExcpTo => b.last_excp_to(),
             Field::SpecCtrl if self.caps.v_spec_ctrl => b.spec_ctrl(),
             Field::SpecCtrl => self.run.spec_guest(),
         }
     }
     fn set_field(&mut self, f: Field, v: u64) {
+        self.unchecked |= f == Field::Pat;
         let b = &mut self.vmcb;
         match f {
             Field::Star => b.set_star(v),
@@ -618,11 +683,6 @@ impl HwVcpu for SvmVcpu {
             Field::SysenterEsp => b.set_sysenter_esp(v),
             Field::SysenterEip => b.set_sysenter_eip(v),
             Field::Pat => b.set_g_pat(v),
-            Field::DebugCtl => b.set_dbgctl(v),
-            Field::BrFrom => b.set_br_from(v),
-            Field::BrTo => b.set_br_to(v),
-            Field::LastExcpFrom => b.set_last_excp_from(v),
-            Field::LastExcpTo => b.set_last_excp_to(v),
             Field::SpecCtrl if self.caps.v_spec_ctrl => b.set_spec_ctrl(v),
             Field::SpecCtrl => self.run.set_spec_guest(v),
         }
@@ -639,6 +699,8 @@ impl HwVcpu for SvmVcpu {
         e
     }
     fn inject(&mut self, e: &Event) {
+        // The event must not push our TF.
+        self.end_step(false);
         match *e {
             Event::SoftException { len, .. } | Event::SoftInterrupt { len, .. } => {
                 if !self.prepare_soft(len) {
@@ -646,6 +708,8 @@ impl HwVcpu for SvmVcpu {
                 }
             }
             Event::Exception(x) => match (x.vector, x.payload) {
+                // No such exception: VMRUN will refuse.
+                (vector::NMI | 32.., _) => self.unchecked = true,
                 (vector::PF, Some(cr2)) => self.vmcb.set_cr2(cr2),
                 (vector::DB, Some(dr6)) => {
                     self.vmcb.set_dr6(dr6);
@@ -658,21 +722,6 @@ impl HwVcpu for SvmVcpu {
             Event::Interrupt { .. } => {}
         }
         self.vmcb.set_eventinj(decode::encode(e));
-    }
-    fn cancel_injection(&mut self) -> Option<Event> {
-        let i = self.vmcb.eventinj();
-        if !i.valid() {
-            return None;
-        }
-        let len = self.soft_len();
-        if let Some(s) = self.soft.take() {
-            self.vmcb.set_rip(s.before);
-        }
-        if i.typ() == event_type::NMI {
-            self.set_nmi(Nmi::Open);
-        }
-        self.vmcb.set_eventinj(EventInfo::default());
-        decode::undelivered(i, len, self.vmcb.cr2())
     }
     fn set_windows(&mut self, w: Windows) {
         if w.nmi != self.windows.nmi && !w.nmi {
@@ -727,10 +776,6 @@ impl HwVcpu for SvmVcpu {
     fn set_tsc_offset(&mut self, offset: u64) {
         self.vmcb.set_tsc_offset(offset);
     }
-    fn set_tsc_ratio(&mut self, ratio: u64) {
-        // TSC_RATIO has 8 integer bits; the caller's has 32.
-        self.tsc_ratio = ratio & 0xff_ffff_ffff;
-    }
 
     fn flush_tlb(&mut self) {
         self.flush = true;
@@ -739,16 +784,12 @@ impl HwVcpu for SvmVcpu {
         // INVLPGA would do on this CPU only, and only with the ASID still valid; it is rare.
         self.flush = true;
     }
-    fn set_root(&mut self, root: u64) {
-        self.vmcb.set_n_cr3(root | self.host.encryption);
-        self.flush = true;
-    }
 
     fn broken_rule(&self) -> Option<&'static str> {
         if self.vmcb.exitcode() == code::VMRUN_FAULT {
             return Some("SVM is off on this CPU (the machine is going down)");
         }
-        check::broken_rule(&self.vmcb, &self.host.limits)
+        self.broken
     }
 
     fn reset_events(&mut self) {

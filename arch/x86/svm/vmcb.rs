@@ -22,14 +22,15 @@ macro_rules! bits {
         #[repr(transparent)]
         pub(crate) struct $name(pub(crate) $ty);
 
+        #[allow(dead_code, reason = "every field has its getter and builder, used or not")]
         impl $name {
             $($(#[$rmeta])* #[inline]
             pub(crate) const fn $get(self) -> $ty {
-                (self.0 >> $lo) & (<$ty>::MAX >> (<$ty>::BITS - 1 - ($hi - $lo)))
+                self.0 >> $lo & const { <$ty>::MAX >> (<$ty>::BITS - 1 - ($hi - $lo)) }
             }
             $(#[$rmeta])* #[inline]
             pub(crate) const fn $with(self, v: $ty) -> Self {
-                let mask = <$ty>::MAX >> (<$ty>::BITS - 1 - ($hi - $lo));
+                let mask = const { <$ty>::MAX >> (<$ty>::BITS - 1 - ($hi - $lo)) };
                 Self(self.0 & !(mask << $lo) | (v & mask) << $lo)
             })*
             $($(#[$fmeta])* #[inline]
@@ -73,8 +74,6 @@ bits! {
         flags {
             /// INTERRUPT_SHADOW
             shadow, with_shadow: 0;
-            /// GUEST_INTERRUPT_MASK: RFLAGS.IF as the guest has it (SEV-ES only).
-            guest_interrupt_mask, with_guest_interrupt_mask: 1;
         }
     }
 }
@@ -234,21 +233,28 @@ impl VmcbSeg {
     }
 }
 
-/// The whole block: one page, its physical address is VMRUN's operand.
-///
-/// # Invariants
-///
-/// A clean bit is set only if none of its fields changed since the processor last saw them.
+/// Bytes that are reserved.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Reserved<const N: usize>([u8; N]);
+
+impl<const N: usize> Default for Reserved<N> {
+    fn default() -> Self {
+        Self([0; N])
+    }
+}
+
+/// The control area, at 000h.
+#[derive(Default)]
 #[repr(C)]
-pub(crate) struct Vmcb {
-    // Control area.
+struct Control {
     cr_intercepts: u32,
     dr_intercepts: u32,
     exception_intercepts: u32,
     intercepts3: u32,
     intercepts4: u32,
     intercepts5: u32,
-    _reserved_018: [u32; 9],
+    _reserved_018: Reserved<0x24>,
     pause_filter_threshold: u16,
     pause_filter_count: u16,
     iopm_base_pa: u64,
@@ -278,8 +284,13 @@ pub(crate) struct Vmcb {
     _avic_physical_table: u64,
     _reserved_100: u64,
     _vmsa: u64,
-    _reserved_110: [u8; 0x2f0],
-    // State save area, at 400h.
+    _reserved_110: Reserved<0x2f0>,
+}
+
+/// The state save area, at 400h.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Save {
     es: VmcbSeg,
     cs: VmcbSeg,
     ss: VmcbSeg,
@@ -290,11 +301,11 @@ pub(crate) struct Vmcb {
     ldtr: VmcbSeg,
     idtr: VmcbSeg,
     tr: VmcbSeg,
-    _reserved_4a0: [u8; 43],
+    _reserved_4a0: Reserved<0x2b>,
     cpl: u8,
-    _reserved_4cc: [u8; 4],
+    _reserved_4cc: Reserved<0x4>,
     efer: u64,
-    _reserved_4d8: [u64; 14],
+    _reserved_4d8: Reserved<0x70>,
     cr4: u64,
     cr3: u64,
     cr0: u64,
@@ -302,7 +313,7 @@ pub(crate) struct Vmcb {
     dr6: u64,
     rflags: u64,
     rip: u64,
-    _reserved_580: [u64; 11],
+    _reserved_580: Reserved<0x58>,
     rsp: u64,
     _s_cet: u64,
     _ssp: u64,
@@ -317,212 +328,240 @@ pub(crate) struct Vmcb {
     sysenter_esp: u64,
     sysenter_eip: u64,
     cr2: u64,
-    _reserved_648: [u64; 4],
+    _reserved_648: Reserved<0x20>,
     g_pat: u64,
     dbgctl: u64,
     br_from: u64,
     br_to: u64,
     last_excp_from: u64,
     last_excp_to: u64,
-    _reserved_698: [u64; 9],
+    _reserved_698: Reserved<0x48>,
     spec_ctrl: u64,
-    _reserved_6e8: [u8; 0x918],
 }
 
-/// Offset of the state save area in the block.
-#[cfg(test)]
-pub(crate) const SAVE_AREA: usize = 0x400;
+/// The whole block: one page, its physical address is VMRUN's operand.
+///
+/// # Invariants
+///
+/// A clean bit is set only if none of its fields changed since the processor last saw them.
+#[derive(Default)]
+#[repr(C)]
+pub(crate) struct Vmcb {
+    control: Control,
+    save: Save,
+    _reserved_6e8: Reserved<0x918>,
+}
 
 /// Checks offsets at compile time against the manual's tables B-1 and B-2.
 macro_rules! layout {
-    ($($field:ident @ $offset:literal,)*) => {
-        $(const _: () = assert!(offset_of!(Vmcb, $field) == $offset);)*
+    ($($area:ident: $($field:ident @ $offset:literal,)*;)*) => {
+        $($(const _: () = assert!(offset_of!(Vmcb, $area.$field) == $offset);)*)*
         const _: () = assert!(size_of::<Vmcb>() == 4096);
     };
 }
 
 layout! {
+    control:
     cr_intercepts @ 0x000, dr_intercepts @ 0x004, exception_intercepts @ 0x008,
     intercepts3 @ 0x00c, intercepts4 @ 0x010, intercepts5 @ 0x014,
     pause_filter_threshold @ 0x03c, pause_filter_count @ 0x03e, iopm_base_pa @ 0x040,
     msrpm_base_pa @ 0x048, tsc_offset @ 0x050, guest_asid @ 0x058, tlb_control @ 0x05c,
-    int_ctl @ 0x060, int_state @ 0x068, exitcode @ 0x070, exitinfo1 @ 0x078, exitinfo2 @ 0x080,
-    exitintinfo @ 0x088, np_control @ 0x090, avic_apic_bar @ 0x098, ghcb @ 0x0a0,
-    eventinj @ 0x0a8, n_cr3 @ 0x0b0, lbr_control @ 0x0b8, clean @ 0x0c0, nrip @ 0x0c8,
-    fetched @ 0x0d0,
+    int_ctl @ 0x060, int_state @ 0x068, exitcode @ 0x070, exitinfo1 @ 0x078,
+    exitinfo2 @ 0x080, exitintinfo @ 0x088, np_control @ 0x090, avic_apic_bar @ 0x098,
+    ghcb @ 0x0a0, eventinj @ 0x0a8, n_cr3 @ 0x0b0, lbr_control @ 0x0b8, clean @ 0x0c0,
+    nrip @ 0x0c8, fetched @ 0x0d0,;
+    save:
     es @ 0x400, cs @ 0x410, ss @ 0x420, ds @ 0x430, fs @ 0x440, gs @ 0x450, gdtr @ 0x460,
-    ldtr @ 0x470, idtr @ 0x480, tr @ 0x490, cpl @ 0x4cb, efer @ 0x4d0, cr4 @ 0x548, cr3 @ 0x550,
-    cr0 @ 0x558, dr7 @ 0x560, dr6 @ 0x568, rflags @ 0x570, rip @ 0x578, rsp @ 0x5d8, rax @ 0x5f8,
-    star @ 0x600, lstar @ 0x608, cstar @ 0x610, sfmask @ 0x618, kernel_gs_base @ 0x620,
-    sysenter_cs @ 0x628, sysenter_esp @ 0x630, sysenter_eip @ 0x638, cr2 @ 0x640, g_pat @ 0x668,
-    dbgctl @ 0x670, br_from @ 0x678, br_to @ 0x680, last_excp_from @ 0x688, last_excp_to @ 0x690,
-    spec_ctrl @ 0x6e0,
+    ldtr @ 0x470, idtr @ 0x480, tr @ 0x490, cpl @ 0x4cb, efer @ 0x4d0, cr4 @ 0x548,
+    cr3 @ 0x550, cr0 @ 0x558, dr7 @ 0x560, dr6 @ 0x568, rflags @ 0x570, rip @ 0x578,
+    rsp @ 0x5d8, rax @ 0x5f8, star @ 0x600, lstar @ 0x608, cstar @ 0x610, sfmask @ 0x618,
+    kernel_gs_base @ 0x620, sysenter_cs @ 0x628, sysenter_esp @ 0x630,
+    sysenter_eip @ 0x638, cr2 @ 0x640, g_pat @ 0x668, dbgctl @ 0x670, br_from @ 0x678,
+    br_to @ 0x680, last_excp_from @ 0x688, last_excp_to @ 0x690, spec_ctrl @ 0x6e0,;
 }
 
 /// Getter and setter of each field; the setter marks the field's clean bit.
 macro_rules! accessors {
-    ($($(#[$meta:meta])* $field:ident, $set:ident: $ty:ty, $clean:ident;)*) => {
+    ($($area:ident {
+        $($(#[$meta:meta])* $field:ident, $set:ident: $ty:ty, $clean:ident;)*
+    })*) => {
+        #[allow(dead_code, reason = "every field has its getter and setter, used or not")]
         impl Vmcb {
-            $($(#[$meta])* #[inline]
+            $($($(#[$meta])* #[inline]
             pub(crate) const fn $field(&self) -> $ty {
-                self.$field
+                self.$area.$field
             }
             #[doc = concat!("Sets [`Vmcb::", stringify!($field), "`].")]
             #[inline]
             pub(crate) fn $set(&mut self, v: $ty) {
-                self.$field = v;
-                self.clean &= !clean::$clean;
-            })*
+                self.$area.$field = v;
+                self.control.clean &= !clean::$clean;
+            })*)*
         }
     };
 }
 
 accessors! {
-    /// CR intercepts: reads in bits 15:0, writes in 31:16.
-    cr_intercepts, set_cr_intercepts: u32, I;
-    /// DR intercepts: reads in bits 15:0, writes in 31:16.
-    dr_intercepts, set_dr_intercepts: u32, I;
-    /// Exception intercepts, bit n is vector n.
-    exception_intercepts, set_exception_intercepts: u32, I;
-    /// Intercepts, offset 00Ch.
-    intercepts3, set_intercepts3: u32, I;
-    /// Intercepts, offset 010h.
-    intercepts4, set_intercepts4: u32, I;
-    /// Intercepts, offset 014h.
-    intercepts5, set_intercepts5: u32, I;
-    /// PAUSE filter threshold, in cycles.
-    pause_filter_threshold, set_pause_filter_threshold: u16, I;
-    /// PAUSE filter count.
-    pause_filter_count, set_pause_filter_count: u16, I;
-    /// Physical address of the I/O permission map.
-    iopm_base_pa, set_iopm_base_pa: u64, IOPM;
-    /// Physical address of the MSR permission map.
-    msrpm_base_pa, set_msrpm_base_pa: u64, IOPM;
-    /// Added to the (scaled) TSC.
-    tsc_offset, set_tsc_offset: u64, I;
-    /// Address-space identifier; 0 is the host's.
-    guest_asid, set_guest_asid: u32, ASID;
-    /// TLB command for the next VMRUN.
-    tlb_control, set_tlb_control: TlbControl, NONE;
-    /// Virtual interrupt control.
-    int_ctl, set_int_ctl: IntCtl, TPR;
-    /// Interrupt shadow.
-    int_state, set_int_state: IntState, NONE;
-    /// Why the guest exited.
-    exitcode, set_exitcode: u64, NONE;
-    /// By exit code.
-    exitinfo1, set_exitinfo1: u64, NONE;
-    /// By exit code.
-    exitinfo2, set_exitinfo2: u64, NONE;
-    /// The event whose delivery the exit interrupted.
-    exitintinfo, set_exitintinfo: EventInfo, NONE;
-    /// Nested paging control.
-    np_control, set_np_control: NpControl, NP;
-    /// The event to deliver at the next VMRUN.
-    eventinj, set_eventinj: EventInfo, NONE;
-    /// Physical address of the nested page table's root.
-    n_cr3, set_n_cr3: u64, NP;
-    /// Address of the next instruction (with NRIPS).
-    nrip, set_nrip: u64, NONE;
-    /// ES
-    es, set_es: VmcbSeg, SEG;
-    /// CS
-    cs, set_cs: VmcbSeg, SEG;
-    /// SS
-    ss, set_ss: VmcbSeg, SEG;
-    /// DS
-    ds, set_ds: VmcbSeg, SEG;
-    /// FS (moved by VMLOAD and VMSAVE)
-    fs, set_fs: VmcbSeg, NONE;
-    /// GS (moved by VMLOAD and VMSAVE)
-    gs, set_gs: VmcbSeg, NONE;
-    /// GDTR
-    gdtr, set_gdtr: VmcbSeg, DT;
-    /// LDTR (moved by VMLOAD and VMSAVE)
-    ldtr, set_ldtr: VmcbSeg, NONE;
-    /// IDTR
-    idtr, set_idtr: VmcbSeg, DT;
-    /// TR (moved by VMLOAD and VMSAVE)
-    tr, set_tr: VmcbSeg, NONE;
-    /// Current privilege level.
-    cpl, set_cpl: u8, SEG;
-    /// EFER, with SVME.
-    efer, set_efer: u64, CRX;
-    /// CR4
-    cr4, set_cr4: u64, CRX;
-    /// CR3
-    cr3, set_cr3: u64, CRX;
-    /// CR0
-    cr0, set_cr0: u64, CRX;
-    /// DR7
-    dr7, set_dr7: u64, DRX;
-    /// DR6
-    dr6, set_dr6: u64, DRX;
-    /// RFLAGS
-    rflags, set_rflags: u64, NONE;
-    /// RIP
-    rip, set_rip: u64, NONE;
-    /// RSP
-    rsp, set_rsp: u64, NONE;
-    /// RAX
-    rax, set_rax: u64, NONE;
-    /// STAR (moved by VMLOAD and VMSAVE, as the next seven)
-    star, set_star: u64, NONE;
-    /// LSTAR
-    lstar, set_lstar: u64, NONE;
-    /// CSTAR
-    cstar, set_cstar: u64, NONE;
-    /// SFMASK
-    sfmask, set_sfmask: u64, NONE;
-    /// KERNEL_GS_BASE
-    kernel_gs_base, set_kernel_gs_base: u64, NONE;
-    /// SYSENTER_CS
-    sysenter_cs, set_sysenter_cs: u64, NONE;
-    /// SYSENTER_ESP
-    sysenter_esp, set_sysenter_esp: u64, NONE;
-    /// SYSENTER_EIP
-    sysenter_eip, set_sysenter_eip: u64, NONE;
-    /// CR2
-    cr2, set_cr2: u64, CR2;
-    /// The guest's PAT.
-    g_pat, set_g_pat: u64, NP;
-    /// DEBUGCTL
-    dbgctl, set_dbgctl: u64, LBR;
-    /// Last branch, from
-    br_from, set_br_from: u64, LBR;
-    /// Last branch, to
-    br_to, set_br_to: u64, LBR;
-    /// Last exception, from
-    last_excp_from, set_last_excp_from: u64, LBR;
-    /// Last exception, to
-    last_excp_to, set_last_excp_to: u64, LBR;
-    /// SPEC_CTRL (with V_SPEC_CTRL)
-    spec_ctrl, set_spec_ctrl: u64, NONE;
+    control {
+        /// CR intercepts: reads in bits 15:0, writes in 31:16.
+        cr_intercepts, set_cr_intercepts: u32, I;
+        /// DR intercepts: reads in bits 15:0, writes in 31:16.
+        dr_intercepts, set_dr_intercepts: u32, I;
+        /// Exception intercepts, bit n is vector n.
+        exception_intercepts, set_exception_intercepts: u32, I;
+        /// Intercepts, offset 00Ch.
+        intercepts3, set_intercepts3: u32, I;
+        /// Intercepts, offset 010h.
+        intercepts4, set_intercepts4: u32, I;
+        /// Intercepts, offset 014h.
+        intercepts5, set_intercepts5: u32, I;
+        /// PAUSE filter threshold, in cycles.
+        pause_filter_threshold, set_pause_filter_threshold: u16, I;
+        /// PAUSE filter count.
+        pause_filter_count, set_pause_filter_count: u16, I;
+        /// Physical address of the I/O permission map.
+        iopm_base_pa, set_iopm_base_pa: u64, IOPM;
+        /// Physical address of the MSR permission map.
+        msrpm_base_pa, set_msrpm_base_pa: u64, IOPM;
+        /// Added to the (scaled) TSC.
+        tsc_offset, set_tsc_offset: u64, I;
+        /// Address-space identifier; 0 is the host's.
+        guest_asid, set_guest_asid: u32, ASID;
+        /// TLB command for the next VMRUN.
+        tlb_control, set_tlb_control: TlbControl, NONE;
+        /// Virtual interrupt control.
+        int_ctl, set_int_ctl: IntCtl, TPR;
+        /// Interrupt shadow.
+        int_state, set_int_state: IntState, NONE;
+        /// Why the guest exited.
+        exitcode, set_exitcode: u64, NONE;
+        /// By exit code.
+        exitinfo1, set_exitinfo1: u64, NONE;
+        /// By exit code.
+        exitinfo2, set_exitinfo2: u64, NONE;
+        /// The event whose delivery the exit interrupted.
+        exitintinfo, set_exitintinfo: EventInfo, NONE;
+        /// Nested paging control.
+        np_control, set_np_control: NpControl, NP;
+        /// The event to deliver at the next VMRUN.
+        eventinj, set_eventinj: EventInfo, NONE;
+        /// Physical address of the nested page table's root.
+        n_cr3, set_n_cr3: u64, NP;
+        /// Address of the next instruction (with NRIPS).
+        nrip, set_nrip: u64, NONE;
+    }
+    save {
+        /// ES
+        es, set_es: VmcbSeg, SEG;
+        /// CS
+        cs, set_cs: VmcbSeg, SEG;
+        /// SS
+        ss, set_ss: VmcbSeg, SEG;
+        /// DS
+        ds, set_ds: VmcbSeg, SEG;
+        /// FS (moved by VMLOAD and VMSAVE)
+        fs, set_fs: VmcbSeg, NONE;
+        /// GS (moved by VMLOAD and VMSAVE)
+        gs, set_gs: VmcbSeg, NONE;
+        /// GDTR
+        gdtr, set_gdtr: VmcbSeg, DT;
+        /// LDTR (moved by VMLOAD and VMSAVE)
+        ldtr, set_ldtr: VmcbSeg, NONE;
+        /// IDTR
+        idtr, set_idtr: VmcbSeg, DT;
+        /// TR (moved by VMLOAD and VMSAVE)
+        tr, set_tr: VmcbSeg, NONE;
+        /// Current privilege level.
+        cpl, set_cpl: u8, SEG;
+        /// EFER, with SVME.
+        efer, set_efer: u64, CRX;
+        /// CR4
+        cr4, set_cr4: u64, CRX;
+        /// CR3
+        cr3, set_cr3: u64, CRX;
+        /// CR0
+        cr0, set_cr0: u64, CRX;
+        /// DR7
+        dr7, set_dr7: u64, DRX;
+        /// DR6
+        dr6, set_dr6: u64, DRX;
+        /// RFLAGS
+        rflags, set_rflags: u64, NONE;
+        /// RIP
+        rip, set_rip: u64, NONE;
+        /// RSP
+        rsp, set_rsp: u64, NONE;
+        /// RAX
+        rax, set_rax: u64, NONE;
+        /// STAR (moved by VMLOAD and VMSAVE, as the next seven)
+        star, set_star: u64, NONE;
+        /// LSTAR
+        lstar, set_lstar: u64, NONE;
+        /// CSTAR
+        cstar, set_cstar: u64, NONE;
+        /// SFMASK
+        sfmask, set_sfmask: u64, NONE;
+        /// KERNEL_GS_BASE
+        kernel_gs_base, set_kernel_gs_base: u64, NONE;
+        /// SYSENTER_CS
+        sysenter_cs, set_sysenter_cs: u64, NONE;
+        /// SYSENTER_ESP
+        sysenter_esp, set_sysenter_esp: u64, NONE;
+        /// SYSENTER_EIP
+        sysenter_eip, set_sysenter_eip: u64, NONE;
+        /// CR2
+        cr2, set_cr2: u64, CR2;
+        /// The guest's PAT.
+        g_pat, set_g_pat: u64, NP;
+        /// DEBUGCTL
+        dbgctl, set_dbgctl: u64, LBR;
+        /// Last branch, from
+        br_from, set_br_from: u64, LBR;
+        /// Last branch, to
+        br_to, set_br_to: u64, LBR;
+        /// Last exception, from
+        last_excp_from, set_last_excp_from: u64, LBR;
+        /// Last exception, to
+        last_excp_to, set_last_excp_to: u64, LBR;
+        /// SPEC_CTRL (with V_SPEC_CTRL)
+        spec_ctrl, set_spec_ctrl: u64, NONE;
+    }
 }
 
 impl Vmcb {
     /// The clean bits as they stand.
-    #[inline]
+    #[cfg(test)]
     pub(crate) const fn clean(&self) -> u32 {
-        self.clean
+        self.control.clean
     }
 
     /// After an entry: the processor has seen everything.
     #[inline]
     pub(crate) fn set_all_clean(&mut self) {
-        self.clean = clean::ALL;
+        self.control.clean = clean::ALL;
     }
 
     /// Another processor is to run this block: it has seen nothing.
     #[inline]
     pub(crate) fn set_all_dirty(&mut self) {
-        self.clean = 0;
+        self.control.clean = 0;
     }
 
     /// The instruction bytes that the processor fetched (with decode assists): count, at most 15.
     #[inline]
     pub(crate) fn fetched(&self) -> &[u8] {
-        let [n, bytes @ ..] = &self.fetched;
+        let [n, bytes @ ..] = &self.control.fetched;
         bytes.get(..usize::from(*n & 15)).unwrap_or(&[])
+    }
+
+    /// The whole save area, to be put back by [`Vmcb::restore`].
+    pub(crate) fn save_area(&self) -> Save {
+        self.save
+    }
+
+    /// Puts a save area back.
+    pub(crate) fn restore(&mut self, save: &Save) {
+        self.save = *save;
+        self.set_all_dirty();
     }
 }

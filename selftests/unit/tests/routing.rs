@@ -86,7 +86,7 @@ fn without_conflicts(entries: &[Entry]) -> Vec<Entry> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
     fn refuses_exactly_conflicts(entries in proptest::collection::vec(any_entry(), 0..12)) {
@@ -121,16 +121,6 @@ proptest! {
                 prop_assert_eq!(table.gsis_of(chip, pin).collect::<Vec<_>>(), naive);
             }
         }
-        let mut naive: Vec<_> = entries
-            .iter()
-            .filter_map(|e| match e.target {
-                Target::Msi(m) => Some((e.gsi, m)),
-                _ => None,
-            })
-            .collect();
-        naive.sort_by_key(|(gsi, _)| *gsi);
-        prop_assert_eq!(table.msis().map(|(gsi, m)| (gsi, *m)).collect::<Vec<_>>(), naive);
-        prop_assert_eq!(sorted(table.iter().copied().collect()), sorted(entries));
     }
 
     /// One pin per chip, each with a result; the status is as `KVM_IRQ_LINE_STATUS` documents it.
@@ -207,7 +197,6 @@ proptest! {
 fn empty() {
     let routes = Routes::new(&[]).unwrap();
     assert!(routes.table().targets(0).is_empty());
-    assert_eq!(routes.table().iter().count(), 0);
     assert_eq!(routes.table().deliver(0, |_| Ok::<_, ()>(1)), -1);
     // What a table is before anything was set.
     let table = Table::new(&[], &[], &[]);

@@ -42,10 +42,14 @@ pub fn length_of(bytes: &[u8], mode: Mode, expected: Mnemonic) -> Option<u8> {
         | (Rdtscp, [0x0f, 0x01, 0xf9, ..])
         | (Monitor, [0x0f, 0x01, 0xc8, ..])
         | (Mwait, [0x0f, 0x01, 0xc9, ..])
-        | (MovFromCr, [0x0f, 0x20, _, ..])
         | (MovFromDr, [0x0f, 0x21, _, ..])
-        | (MovToCr, [0x0f, 0x22, _, ..])
         | (MovToDr, [0x0f, 0x23, _, ..]) => 3,
+        // CR0, CR2, CR3, CR4: there are no others without a prefix.
+        (MovFromCr, [0x0f, 0x20, m, ..]) | (MovToCr, [0x0f, 0x22, m, ..])
+            if matches!(m >> 3 & 7, 0 | 2..=4) =>
+        {
+            3
+        }
         _ => return slow(bytes, mode, expected),
     };
     Some(quick)

@@ -56,6 +56,9 @@ pub(super) fn lookup(insn: &Insn, mode: Mode) -> Result<Entry, DecodeError> {
         // UD0: whether a ModRM byte follows is the vendors' own.
         0xff if mode.vendor == Vendor::Amd => return Ok(e0(Ud)),
         0xff => e0(Ud).f(MODRM),
+        // The prefetches have no register form; Intel made it a NOP.
+        0x0d if insn.modrm >= 0xc0 && mode.vendor == Vendor::Amd => BAD,
+        0x0d => e0(Nop).f(MODRM),
         0x00 => group6(insn, mode),
         0x01 => group7(insn, mode),
         0xae => group15(insn, mode),

@@ -31,7 +31,7 @@ const fn build() -> [Entry; 256] {
     t[0x08] = e0(Invd);
     t[0x09] = e0(Wbinvd);
     t[0x0b] = e0(Ud);
-    t[0x0d] = e0(Nop).f(MODRM); // PREFETCH, PREFETCHW
+    t[0x0d] = special(MODRM); // PREFETCH, PREFETCHW
     fill(&mut t, 0x18, 8, e0(Nop).f(MODRM)); // PREFETCHh, ENDBR, NOP Ev and their like
     t[0x20] = e2(MovFromCr, Rr, Cd).f(NATIVE);
     t[0x21] = e2(MovFromDr, Rr, Dd).f(NATIVE);

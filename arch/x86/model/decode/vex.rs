@@ -121,6 +121,7 @@ pub(super) fn decode_vex(d: &mut Decoder<'_>) -> Result<(), DecodeError> {
         vvvv,
         r,
         is_64,
+        short_address: d.insn.addrsize == 2,
     }) {
         return Err(DecodeError::Invalid);
     }

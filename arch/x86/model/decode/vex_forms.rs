@@ -201,6 +201,8 @@ pub(super) struct Form {
     pub(super) r: bool,
     /// In 64-bit mode.
     pub(super) is_64: bool,
+    /// Addresses are of 16 bits, and so without SIB.
+    pub(super) short_address: bool,
 }
 
 /// Whether a VEX encoding exists.
@@ -235,6 +237,7 @@ fn other_rules(f: &Form) -> bool {
         (M0f, 0x41..=0x4b) => !f.r && (f.vvvv < 8 || !f.is_64),
         (M0f, 0x90..=0x92 | 0x98 | 0x99) | (M0f3a, 0x30..=0x33) => !f.r,
         (M0f38, 0xe0..=0xef) => f.is_64,
+        (M0f38, 0x90..=0x93) => !f.short_address,
         _ => true,
     }
 }

@@ -105,7 +105,11 @@ impl<E: Env> Ctx<'_, E> {
         let (old, place) = self.fetch(dst)?;
         let (_, f) = flags::sub(acc, old, false, size);
         let equal = f & ZF != 0;
-        let written = self.modify(place, size, if equal { new } else { old }, self.atomic)?;
+        // A register is not written when it differs: the upper half of its 64 bits stays.
+        let written = match place {
+            Place::Reg(_) if !equal => true,
+            _ => self.modify(place, size, if equal { new } else { old }, self.atomic)?,
+        };
         if !equal {
             self.set_reg(0, size, old);
         }
@@ -125,6 +129,7 @@ impl<E: Env> Ctx<'_, E> {
         if half == 8 && la & 15 != 0 {
             return Err(Exception::gp(0).into());
         }
+        self.check_alignment(la, u64::from(half) * 2)?;
         let mut old = [0u8; 16];
         self.load(la, &mut old[..2 * n], Kind::Data, true)?;
         let pair = |c: &Self, hi: u8, lo: u8| {

@@ -54,6 +54,7 @@ impl<E: Env> Ctx<'_, E> {
                     ea = ea.wrapping_add(step) & mask(self.insn.addrsize);
                 }
                 let la = self.linear(m.seg, ea, u64::from(size), write)?;
+                self.check_alignment(la, u64::from(size))?;
                 let v = self.load_int(la, size, Kind::Data, write)?;
                 (v, Place::Mem(la, v))
             }

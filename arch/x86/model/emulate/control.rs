@@ -105,9 +105,10 @@ impl<E: Env> Ctx<'_, E> {
         }
     }
 
-    /// The target is checked before the return address is written.
+    /// The stack is checked first, then the target, and then the return address is written.
     fn call(&mut self, target: u64) -> Step {
         let size = self.insn.opsize;
+        self.check_push(1, size)?;
         let flow = self.jump(target, size)?;
         let back = self.next & mask(size);
         self.push(back, size)?;
@@ -144,11 +145,7 @@ impl<E: Env> Ctx<'_, E> {
         );
         let old_cs = u64::from(self.env.segment(Seg::Cs).selector);
         let flags = self.r.rflags;
-        for i in 1..=3u64 {
-            let at = self.stack_at((2 * i).wrapping_neg());
-            let la = self.linear(Seg::Ss, at, 2, true)?;
-            self.check_store(la, 2, Kind::Stack)?;
-        }
+        self.check_push(3, 2)?;
         let next = self.next;
         self.push(flags, 2)?;
         self.push(old_cs, 2)?;

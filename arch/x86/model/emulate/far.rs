@@ -7,13 +7,13 @@ use super::super::decode::Mnemonic;
 use super::super::regs::rflags;
 use super::super::regs::{
     vector,
+    Gpr,
     Seg,
     SegAttr,
     Segment, //
 };
 use super::env::{
     Env,
-    Kind,
     Stop, //
 };
 use super::flags::mask;
@@ -57,8 +57,12 @@ impl<E: Env> Ctx<'_, E> {
         }
         let mut d = self.descriptor(selector, false, vector::GP)?;
         let a = d.attr();
-        if !a.s() && by == By::Transfer {
-            // A gate or a TSS.
+        let gate_or_tss = match a.typ() {
+            12 => true,
+            1 | 4 | 5 | 9 => !self.long_mode(),
+            _ => false,
+        };
+        if !a.s() && gate_or_tss && by == By::Transfer {
             return Err(Stop::Unhandleable);
         }
         if !a.s() || a.typ() & 8 == 0 {
@@ -125,10 +129,7 @@ impl<E: Env> Ctx<'_, E> {
         let s = self.code_segment(selector, rip, By::Transfer)?;
         if matches!(self.insn.mnemonic, Mnemonic::CallFar | Mnemonic::CallFarImm) {
             let cs = u64::from(self.env.segment(Seg::Cs).selector);
-            let n = u64::from(size);
-            let low = self.stack_at((2 * n).wrapping_neg());
-            let la = self.linear(Seg::Ss, low, n, true)?;
-            self.check_store(la, usize::from(size), Kind::Stack)?;
+            self.check_push(2, size)?;
             let back = self.next & mask(size);
             self.push(cs, size)?;
             self.push(back, size)?;
@@ -140,10 +141,19 @@ impl<E: Env> Ctx<'_, E> {
 
     fn ret_far(&mut self) -> Step {
         let size = self.insn.opsize;
+        let n = u64::from(size);
+        let [lo, hi, ..] = self.peek(n, size)?.to_le_bytes();
         let rip = self.pop(size)?;
-        let [lo, hi, ..] = self.pop(size)?.to_le_bytes();
+        self.set_stack(self.stack_at(n));
         let s = self.code_segment(u16::from_le_bytes([lo, hi]), rip, By::Return)?;
-        self.set_stack(self.stack_at(self.imm() & 0xffff));
+        let release = self.imm() & 0xffff;
+        if self.long_mode() && s.attr.long() {
+            // Already in the mode that is returned to.
+            let sp = self.r.gprs.get(Gpr::Rsp).wrapping_add(release);
+            self.r.gprs.set(Gpr::Rsp, sp);
+        } else {
+            self.set_stack(self.stack_at(release));
+        }
         self.env.set_segment(Seg::Cs, &s);
         self.r.rip = rip;
         Ok(Flow::Jump)

@@ -156,12 +156,12 @@ impl<E: Env> Ctx<'_, E> {
     }
 
     /// How many of `len` bytes at `la` stand before the linear address wraps to 0, which it does
-    /// at 4 GiB outside 64-bit mode.
+    /// at 4 GiB outside 64-bit mode. (Descriptor tables of compatibility mode may lie above.)
     fn before_wrap(&self, la: u64, len: usize) -> usize {
-        if self.is_64 {
-            return len;
+        match (1u64 << 32).checked_sub(la) {
+            Some(n) if !self.is_64 && n > 0 => usize::try_from(n).map_or(len, |n| n.min(len)),
+            _ => len,
         }
-        usize::try_from((1u64 << 32).saturating_sub(la)).map_or(len, |n| n.min(len))
     }
 
     /// Reads `buf` at a linear address.
@@ -381,8 +381,8 @@ fn type_allows(s: &Segment, write: bool) -> bool {
     }
 }
 
-/// Whether bytes from `ea` to `ea + last` lie in the segment. A segment of 4 GiB has no end: the
-/// offset may wrap.
+/// Whether bytes from `ea` to `ea + last` lie in the segment. Offsets do not wrap, not
+/// even in a segment of 4 GiB (where the SDM leaves it open, and AMD faults).
 fn within_limit(s: &Segment, ea: u64, last: u64) -> bool {
     let limit = u64::from(s.limit);
     let end = ea.wrapping_add(last);
@@ -391,7 +391,7 @@ fn within_limit(s: &Segment, ea: u64, last: u64) -> bool {
         let top = if s.attr.db() { mask(4) } else { mask(2) };
         return ea > limit && end <= top;
     }
-    limit == mask(4) || end <= limit
+    end <= limit
 }
 
 /// The bits of a number read as signed or unsigned, nothing else: what `cast_signed` and

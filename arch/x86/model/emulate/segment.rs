@@ -317,12 +317,14 @@ impl<E: Env> Ctx<'_, E> {
             }
             Arpl => {
                 let want = self.reg(self.insn.reg(), 2) & 3;
-                let (v, place) = self.fetch(dst)?;
+                // Memory is written, and must be writable, only when the level changes.
+                let v = self.get(dst)?;
                 let below = v & 3 < want;
-                let new = if below { v & !3 | want } else { v };
-                let written = self.modify(place, 2, new, false)?;
+                if below {
+                    self.put(dst, v & !3 | want)?;
+                }
                 self.set_flags(ZF, when(below, ZF));
-                Ok(Flow::after(written))
+                Ok(Flow::Next)
             }
             op => {
                 let from = if matches!(op, Verr | Verw) { dst } else { src };
@@ -331,7 +333,7 @@ impl<E: Env> Ctx<'_, E> {
                 let found = self.visible(op, selector)?;
                 if let Some(d) = found {
                     match op {
-                        Lar => self.put(dst, d.raw >> 32 & 0xf0_ff00)?,
+                        Lar => self.put(dst, d.raw >> 32 & 0xff_ff00)?,
                         Lsl => self.put(dst, u64::from(d.limit()))?,
                         _ => {}
                     }

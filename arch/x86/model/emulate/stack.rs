@@ -63,6 +63,16 @@ impl<E: Env> Ctx<'_, E> {
         Ok(())
     }
 
+    /// Checks that `count` pushes of `size` bytes would not fault.
+    pub(super) fn check_push(&mut self, count: u64, size: u8) -> Result<(), Stop> {
+        for i in 1..=count {
+            let at = self.stack_at((i * u64::from(size)).wrapping_neg());
+            let la = self.stack_linear(at, size, true)?;
+            self.check_store(la, usize::from(size), Kind::Stack)?;
+        }
+        Ok(())
+    }
+
     /// Pops `size` bytes.
     pub(super) fn pop(&mut self, size: u8) -> Result<u64, Stop> {
         let v = self.peek(0, size)?;
@@ -107,7 +117,7 @@ impl<E: Env> Ctx<'_, E> {
             }
             Mnemonic::PopSeg => {
                 let seg = self.opcode_segment()?;
-                let [lo, hi, ..] = self.peek(0, 2)?.to_le_bytes();
+                let [lo, hi, ..] = self.peek(0, size)?.to_le_bytes();
                 let loaded = self.load_segment(seg, u16::from_le_bytes([lo, hi]))?;
                 self.set_stack(self.stack_at(u64::from(size)));
                 self.env.set_segment(seg, &loaded);
@@ -184,13 +194,8 @@ impl<E: Env> Ctx<'_, E> {
 
     /// PUSHA: all slots are checked before the first is written.
     fn pusha(&mut self, size: u8) -> Result<(), Stop> {
-        let n = u64::from(size);
         let sp = self.reg(4, size);
-        for i in 1..=8u64 {
-            let at = self.stack_at((i * n).wrapping_neg());
-            let la = self.stack_linear(at, size, true)?;
-            self.check_store(la, usize::from(size), Kind::Stack)?;
-        }
+        self.check_push(8, size)?;
         for r in 0..8 {
             let v = if r == 4 { sp } else { self.reg(r, size) };
             self.push(v, size)?;
@@ -217,11 +222,7 @@ impl<E: Env> Ctx<'_, E> {
         let level = u64::from(self.insn.imm2 & 31);
         let alloc = self.imm() & 0xffff;
         let slots = if level == 0 { 1 } else { level + 1 };
-        for i in 1..=slots {
-            let at = self.stack_at((i * n).wrapping_neg());
-            let la = self.stack_linear(at, size, true)?;
-            self.check_store(la, usize::from(size), Kind::Stack)?;
-        }
+        self.check_push(slots, size)?;
         let end = self.stack_at((slots * n).wrapping_add(alloc).wrapping_neg());
         let la = self.stack_linear(end, size, true)?;
         self.check_store(la, usize::from(size), Kind::Stack)?;
@@ -230,7 +231,8 @@ impl<E: Env> Ctx<'_, E> {
         let width = self.stack_size();
         let mut from = self.addr_reg(Gpr::Rbp, width);
         self.push(bp, size)?;
-        let frame = self.stack_at(0);
+        // Of the operand's width, though the stack may be narrower.
+        let frame = self.reg(4, size);
         if level > 0 {
             for _ in 1..level {
                 from = from.wrapping_sub(n) & mask(width);

@@ -96,8 +96,9 @@ impl<E: Env> Ctx<'_, E> {
                 self.write_seg(Seg::Es, di, size, v)?;
             }
             Mnemonic::Cmps => {
-                let a = self.read_seg(source, si, size, false)?;
+                // In this order: when both fault, it is the second operand's fault that is seen.
                 let b = self.read_seg(Seg::Es, di, size, false)?;
+                let a = self.read_seg(source, si, size, false)?;
                 self.set_status(flags::sub(a, b, false, size).1);
             }
             Mnemonic::Scas => {

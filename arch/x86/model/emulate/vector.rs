@@ -53,6 +53,7 @@ impl<E: Env> Ctx<'_, E> {
         if v.aligned && la & (size - 1) != 0 {
             return self.gp();
         }
+        self.check_alignment(la, size)?;
         Ok(la)
     }
 

@@ -16,7 +16,7 @@ impl Lapic {
     /// the monotonic time if the register needs it.
     pub fn mmio_read(&mut self, offset: u16, len: u8, now_ns: impl FnOnce() -> u64) -> u64 {
         let within = offset & 0xf;
-        if within + u16::from(len & 0xf) > 4 || len > 4 {
+        if !matches!(len, 1..=4) || within + u16::from(len) > 4 {
             return 0;
         }
         let access = Access::of(offset);
@@ -26,7 +26,7 @@ impl Lapic {
             }
             return 0;
         }
-        let value = self.read(offset & !0xf, now_ns) >> (within * 8);
+        let value = self.read(offset & !0xf, now_ns) >> ((within & 3) * 8);
         u64::from(value) & !(u64::MAX << (u32::from(len) * 8))
     }
 

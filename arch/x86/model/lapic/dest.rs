@@ -443,7 +443,9 @@ where
 
     if irq.lowest_priority() {
         let able = |identity: Identity| identity.matches(irq) && identity.accepts_fixed();
-        let count = targets.clone().filter(|t| able(t.identity())).count();
+        let count = targets.clone().fold(0usize, |n, target| {
+            n.wrapping_add(usize::from(able(target.identity())))
+        });
         // The set may change under us: a place past the end then falls to the last that is there.
         let place = usize::from(irq.vector).checked_rem(count).unwrap_or(0);
         let chosen = targets

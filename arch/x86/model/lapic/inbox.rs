@@ -149,7 +149,7 @@ impl Inbox {
     pub fn post_nmi(&self) -> Post {
         self.update(|s| {
             if s & bit::NMI < 2 * bit::ONE_NMI {
-                s + bit::ONE_NMI
+                s.wrapping_add(bit::ONE_NMI)
             } else {
                 s
             }
@@ -198,12 +198,12 @@ impl Inbox {
     pub fn drain(&self, lapic: &mut Lapic) -> Signals {
         let summary = self.summary.swap(0, SeqCst);
         if summary & bit::VECTORS != 0 {
-            for (index, (request, level)) in self.request.iter().zip(&self.level).enumerate() {
+            for index in 0..4 {
                 // A load is much cheaper than a swap, and most words are empty. A vector that
                 // comes after the load brings its own summary bit.
-                if request.load(SeqCst) != 0 {
-                    let posted = request.swap(0, SeqCst);
-                    lapic.accept_word(index, posted, level.load(SeqCst));
+                if self.request[index].load(SeqCst) != 0 {
+                    let posted = self.request[index].swap(0, SeqCst);
+                    lapic.accept_word(index, posted, self.level[index].load(SeqCst));
                 }
             }
         }

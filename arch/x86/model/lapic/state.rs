@@ -6,7 +6,7 @@
 //! yet. IA32_APIC_BASE and IA32_TSC_DEADLINE travel as MSRs; set the former first.
 
 use super::regs::{dfr, esr, icr, lvt, offset, svr};
-use super::{Effect, Lapic, Lvt, Now, Timer};
+use super::{Effect, Lapic, Lvt, Now};
 
 /// Size of the page, bytes: KVM_APIC_REG_SIZE.
 pub const PAGE_SIZE: usize = 0x400;
@@ -125,10 +125,6 @@ impl Lapic {
             get(page, offset::TDCR),
             now.ns,
         );
-        Ok(Effect::Timer(match self.timer() {
-            // A deadline may have passed.
-            Timer::ArmTsc(_) => self.timer_fired(now),
-            timer => timer,
-        }))
+        Ok(Effect::Timer(self.timer_fired(now)))
     }
 }

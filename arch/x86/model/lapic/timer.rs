@@ -220,20 +220,19 @@ impl Clockwork {
         }
     }
 
-    /// Restores the counters. `current` of 0 means that a one-shot timer has expired.
+    /// Restores the counters, and starts the timer if there is an initial count. Where user space
+    /// does not keep the current count, `current` is 0: a periodic timer then starts anew, and a
+    /// one-shot timer is due at once. One that had expired already so ticks once more than it
+    /// should, which guests bear; they do not bear a tick that never comes.
     pub(super) fn restore(&mut self, initial: u32, current: u32, divide: u32, now_ns: u64) {
         self.divide = divide & 0xb;
         self.initial = initial;
-        self.expires = None;
-        if initial == 0 || !self.mode.counts() {
-            return;
-        }
         let left = match (self.mode, current) {
             (TimerMode::Periodic, 0) => self.period(),
-            (_, 0) => return,
             (_, count) => u64::from(count.min(initial)).saturating_mul(self.unit()),
         };
-        self.expires = Some(now_ns.saturating_add(left));
+        let runs = initial != 0 && self.mode.counts();
+        self.expires = runs.then(|| now_ns.saturating_add(left));
     }
 
     /// What the shell's timer should be doing.

@@ -59,21 +59,10 @@ impl Vectors {
             return None;
         }
         let word = self.summary.ilog2() & 3;
-        // The summary says that the word is not zero; for zero the scan would be 64, which the
-        // exclusive or turns into a number that is out of range, and the mask brings back.
-        let bit = (self.words[word as usize].leading_zeros() ^ 63) & 63;
+        // The summary says that the word is not zero, so the lowest bit changes nothing; it spares
+        // the test for zero.
+        let bit = (self.words[word as usize] | 1).ilog2();
         Some((word << 6 | bit) as u8)
-    }
-
-    /// Whether there is no vector.
-    #[inline]
-    pub const fn is_empty(&self) -> bool {
-        self.summary == 0
-    }
-
-    /// How many vectors there are.
-    pub fn len(&self) -> u32 {
-        self.words.iter().map(|w| w.count_ones()).sum()
     }
 
     /// The 32 vectors from `32 * index` on, as the register page and the MSRs show them; `index`

@@ -2,7 +2,16 @@
 
 //! What several tests share.
 
+#![allow(dead_code, reason = "each test is a crate, and uses its own part")]
+
 /// A small deterministic generator (xorshift64*): the same run every time, or another with
+pub mod env;
+pub mod native;
+
+use rkvm_unit::arch::x86::model::decode::{Insn, Mnemonic, Opnd};
+use rkvm_unit::arch::x86::model::emulate::Regs;
+use rkvm_unit::arch::x86::model::regs::{rflags, Gpr};
+
 /// `RKVM_SEED`.
 pub struct Rng(u64);
 
@@ -51,4 +60,52 @@ impl Rng {
             _ => self.u64(),
         }
     }
+}
+
+/// The flags that an instruction leaves undefined (APM vol. 3, SDM vol. 2), given the registers
+/// before it; None when its result is undefined too.
+pub fn undefined(i: &Insn, before: &Regs) -> Option<u64> {
+    use rflags::{AF, CF, OF, PF, SF, ZF};
+    use Mnemonic::*;
+    let by = if matches!(i.mnemonic, Shld | Shrd) {
+        i.ops[2]
+    } else {
+        i.ops[1]
+    };
+    let size = i.size(i.ops[0]);
+    let count = match by {
+        Opnd::Cl => before.gprs.get(Gpr::Rcx) as u8,
+        Opnd::One => 1,
+        _ => i.imm as u8,
+    } & if size == 8 { 63 } else { 31 };
+    let bits = size * 8;
+    Some(match i.mnemonic {
+        And | Or | Xor | Test => AF,
+        Rol | Ror | Rcl | Rcr if count > 1 => OF,
+        Shl | Shr | Sar if count == 0 => 0,
+        Shl | Shr | Sar => {
+            AF | if count > 1 { OF } else { 0 }
+                | if count >= bits && i.mnemonic != Sar {
+                    CF
+                } else {
+                    0
+                }
+        }
+        Shld | Shrd if count > bits => return None,
+        Shld | Shrd if count == 0 => 0,
+        Shld | Shrd => AF | if count > 1 { OF } else { 0 },
+        Mul | Imul | Imul1 => SF | ZF | AF | PF,
+        Div | Idiv => CF | PF | AF | ZF | SF | OF,
+        Bsf | Bsr => CF | PF | AF | SF | OF,
+        Tzcnt | Lzcnt => PF | AF | SF | OF,
+        Bt | Bts | Btr | Btc => PF | AF | SF | OF,
+        Andn | Blsi | Blsr | Bzhi => AF | PF,
+        Blsmsk => AF | PF | ZF,
+        Bextr => AF | PF | SF,
+        Aaa | Aas => PF | ZF | SF | OF,
+        Daa | Das => OF,
+        Aam | Aad => CF | AF | OF,
+        Bswap if i.opsize == 2 => return None,
+        _ => 0,
+    })
 }
