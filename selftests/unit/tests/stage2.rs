@@ -600,7 +600,7 @@ fn threads_keep_the_tree_whole() {
             let (stop, new) = (&stop, &new);
             scope.spawn(move || {
                 let _stop = StopOnPanic(stop);
-                let mut seed = id * 0x9e37_79b9_7f4a_7c15;
+                let mut seed = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let mut cache = Cache::new();
                 while !stop.load(Ordering::SeqCst) {
                     // Mostly among few, so that threads meet in the same tables.
@@ -642,7 +642,7 @@ fn threads_keep_the_tree_whole() {
             let (arena, generation, stop) = (&arena, &generation, &stop);
             scope.spawn(move || {
                 let _stop = StopOnPanic(stop);
-                let mut seed = (id as u64 + 7) * 0x2545_f491_4f6c_dd1d;
+                let mut seed = (id as u64 + 7).wrapping_mul(0x2545_f491_4f6c_dd1d);
                 while !stop.load(Ordering::SeqCst) {
                     let r = random(&mut seed);
                     let gfn = if r & 7 == 0 { r >> 8 } else { r >> 8 & 63 } % END;
