@@ -23,8 +23,11 @@ u64 rkvm_table_phys(struct page *page);
 void rkvm_table_set_private(struct page *page, unsigned long value);
 unsigned long rkvm_table_private(struct page *page);
 struct page *rkvm_table_page(u64 phys);
-/* The table at phys if its page carries this token but for the bits to ignore, else NULL. */
-void *rkvm_table_find(u64 phys, unsigned long token, unsigned long ignore, unsigned long *found);
+/*
+ * The address of the table at phys if its page's private is token with any of the bits in extra,
+ * together with those bits, which must be below the page size; else 0. Any phys may be asked for.
+ */
+unsigned long rkvm_table_find(u64 phys, unsigned long token, unsigned long extra);
 
 /* Host pages. */
 u64 rkvm_page_pfn(struct page *page);
@@ -42,6 +45,5 @@ void rkvm_sigbus_hwpoison(unsigned long address);
 int rkvm_access_ok(unsigned long address, unsigned long size);
 unsigned long rkvm_untagged_addr(unsigned long address);
 unsigned long rkvm_read_user_nofault(void *to, unsigned long from, unsigned long size);
-unsigned long rkvm_write_user_nofault(unsigned long to, const void *from, unsigned long size);
 
 #endif

@@ -124,6 +124,14 @@ impl<B: Backend> Controller for Irqchip<B> {
         }
     }
 
+    fn irqfd_ok(&self, resample: bool) -> Result {
+        if resample {
+            // Level-triggered pins are user space's, and so is their end.
+            return Err(trace::refuse(EINVAL, c"resampling needs an in-kernel I/O APIC"));
+        }
+        Ok(())
+    }
+
     fn signal_msi(&self, m: &Msi) -> Result<i32> {
         Ok(self.send(&self.decode(m)?).status())
     }

@@ -13,7 +13,12 @@ mod io;
 mod ioctl;
 mod irqchip;
 mod mem;
-#[allow(dead_code, unused_imports, reason = "also compiled on the host, for tests")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "also compiled on the host, for tests"
+)]
 pub(crate) mod model;
 mod msr;
 mod pv;
@@ -265,9 +270,8 @@ impl<B: Backend> Family for X86<B> {
         let Some(run) = ctx.core.pages.first() else { return };
         let v = &mut *ctx.vcpu;
         let cpu = v.cpu();
-        let ready = v.events.ready_for_extint(cpu)
-            && (!v.has_lapic || v.lapic.accepts_extint())
-            && !v.pending.is_waiting();
+        let ready =
+            v.events.ready_for_extint(cpu) && v.takes_extint() && !v.pending.is_waiting();
         run.write(offset_of!(rb::kvm_run, ready_for_interrupt_injection), u8::from(ready));
         run.write(offset_of!(rb::kvm_run, if_flag), u8::from(cpu.interrupt_flag));
         run.write(offset_of!(rb::kvm_run, flags), 0u16);
@@ -311,7 +315,7 @@ impl<B: Backend> Family for X86<B> {
             MpState::Runnable => {}
             MpState::Halted => {
                 if !run::wakes(v) {
-                    if v.want_window && v.events.ready_for_extint(v.cpu()) {
+                    if v.wants_window() && v.events.ready_for_extint(v.cpu()) {
                         return Ok(Poll::ToUser(UserExit::IrqWindow));
                     }
                     return Ok(Poll::Block);
@@ -320,10 +324,7 @@ impl<B: Backend> Family for X86<B> {
             }
             MpState::Uninitialized | MpState::InitReceived => return Ok(Poll::Block),
         }
-        if v.want_window
-            && v.events.ready_for_extint(v.cpu())
-            && (!v.has_lapic || v.lapic.accepts_extint())
-        {
+        if v.wants_window() && v.events.ready_for_extint(v.cpu()) {
             return Ok(Poll::ToUser(UserExit::IrqWindow));
         }
         Ok(Poll::Run)

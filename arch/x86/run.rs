@@ -99,7 +99,7 @@ pub(crate) fn enter<B: Backend>(
         return LEAVE;
     }
     let v = &mut *ctx.vcpu;
-    if !v.events.is_idle() || v.lapic.pending().is_some() || v.want_window {
+    if !v.events.is_idle() || v.lapic.pending().is_some() || v.wants_window() {
         if !inject(v) {
             return Step::Leave(Some(Slow::TripleFault));
         }
@@ -146,7 +146,7 @@ fn inject<B: Backend>(v: &mut Vcpu<B>) -> bool {
         v.hw.inject(&event);
     }
     let windows = Windows {
-        interrupt: entry.interrupt_window || v.want_window,
+        interrupt: entry.interrupt_window || v.wants_window(),
         nmi: entry.nmi_window,
     };
     if windows != v.windows {
@@ -200,7 +200,7 @@ fn quick<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Entered {
         Exit::InterruptWindow => {
             ctx.vcpu.windows.interrupt = false;
             ctx.vcpu.hw.set_windows(ctx.vcpu.windows);
-            if ctx.vcpu.want_window {
+            if ctx.vcpu.wants_window() {
                 LEAVE
             } else {
                 AGAIN

@@ -321,17 +321,6 @@ impl<B: Backend> Vcpu<B> {
         self.hw.efer() & efer::LMA != 0 && self.hw.segment(Seg::Cs).attr.long()
     }
 
-    /// A general register as an instruction of the current mode sees it: 64 or 32 bits.
-    #[inline]
-    pub(crate) fn reg(&self, r: Gpr) -> u64 {
-        let v = self.gprs.get(r);
-        if self.is_64bit() {
-            v
-        } else {
-            v & 0xffff_ffff
-        }
-    }
-
     /// EDX:EAX, as RDMSR and its like pass 64 bits.
     #[inline]
     pub(crate) fn edx_eax(&self) -> u64 {
@@ -366,6 +355,18 @@ impl<B: Backend> Vcpu<B> {
             xss: self.xss,
             layout: &vm.host.supported.layout,
         }
+    }
+
+    /// Interrupts of a controller in user space reach the processor: LINT0 is set up for them.
+    #[inline]
+    pub(crate) fn takes_extint(&self) -> bool {
+        !self.has_lapic || self.lapic.accepts_extint()
+    }
+
+    /// User space wants an exit when it can inject an interrupt, and that can come to be.
+    #[inline]
+    pub(crate) fn wants_window(&self) -> bool {
+        self.want_window && self.takes_extint()
     }
 
     /// Moves RIP past an instruction of `len` bytes: it is done, so an interrupt shadow ends, and

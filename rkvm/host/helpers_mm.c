@@ -64,7 +64,7 @@ u64 rkvm_table_phys(struct page *page)
 
 void rkvm_table_set_private(struct page *page, unsigned long value)
 {
-	/* Pairs with rkvm_table_find(): who sees the token sees the table's content. */
+	/* After the table's content. */
 	smp_store_release(&page->private, value);
 }
 
@@ -78,18 +78,23 @@ struct page *rkvm_table_page(u64 phys)
 	return pfn_to_page(PHYS_PFN(phys));
 }
 
-void *rkvm_table_find(u64 phys, unsigned long token, unsigned long ignore, unsigned long *found)
+unsigned long rkvm_table_find(u64 phys, unsigned long token, unsigned long extra)
 {
 	unsigned long pfn = PHYS_PFN(phys);
-	struct page *page;
+	unsigned long private;
 
-	if (unlikely(!pfn_valid(pfn)))
-		return NULL;
-	page = pfn_to_page(pfn);
-	*found = smp_load_acquire(&page->private);
-	if (unlikely((*found ^ token) & ~ignore))
-		return NULL;
-	return page_address(page);
+	/*
+	 * With a virtual memory map, the page structure of any address has an address of its own,
+	 * though perhaps no memory: a load that may fault is quicker than to ask first.
+	 */
+	if (IS_ENABLED(CONFIG_SPARSEMEM_VMEMMAP) ? phys >> MAX_PHYSMEM_BITS : !pfn_valid(pfn))
+		return 0;
+	__get_kernel_nofault(&private, &pfn_to_page(pfn)->private, unsigned long, none);
+	if (unlikely((private ^ token) & ~extra))
+		return 0;
+	return (unsigned long)__va(PFN_PHYS(pfn)) | (private & extra);
+none:
+	return 0;
 }
 
 u64 rkvm_page_pfn(struct page *page)
@@ -220,32 +225,6 @@ unsigned long rkvm_read_user_nofault(void *to, unsigned long from, unsigned long
 	left = 0;
 fault:
 	user_read_access_end();
-out:
-	pagefault_enable();
-	return left;
-}
-
-unsigned long rkvm_write_user_nofault(unsigned long to, const void *from, unsigned long size)
-{
-	unsigned long left = size;
-
-	pagefault_disable();
-	if (size > 8 || !is_power_of_2(size)) {
-		if (access_ok((void __user *)to, size))
-			left = __copy_to_user_inatomic((void __user *)to, from, size);
-		goto out;
-	}
-	if (!user_write_access_begin((void __user *)to, size))
-		goto out;
-	switch (size) {
-	case 1: RKVM_PUT(u8); break;
-	case 2: RKVM_PUT(u16); break;
-	case 4: RKVM_PUT(u32); break;
-	case 8: RKVM_PUT(u64); break;
-	}
-	left = 0;
-fault:
-	user_write_access_end();
 out:
 	pagefault_enable();
 	return left;

@@ -107,11 +107,12 @@ impl TableStore {
     /// The address and order of the table at `phys`.
     #[inline]
     fn find(&self, phys: u64) -> Option<(NonNull<AtomicU64>, u32)> {
-        let mut found = 0;
         // SAFETY: Any address and token may be asked for.
-        let at = unsafe { bindings::rkvm_table_find(phys, self.token(), ORDER_MASK, &mut found) };
+        let found = unsafe { bindings::rkvm_table_find(phys, self.token(), ORDER_MASK) };
         let order = (found & ORDER_MASK) >> ORDER_SHIFT;
-        Some((NonNull::new(at.cast())?, order as u32))
+        // The table is in the kernel's direct map, which C code has given us the address of.
+        let at = ptr::with_exposed_provenance_mut(found & !ORDER_MASK);
+        Some((NonNull::new(at)?, order as u32))
     }
 }
 
@@ -163,11 +164,6 @@ impl FreeList {
     /// An empty list.
     pub(crate) const fn new() -> Self {
         Self { head: 0 }
-    }
-
-    /// Whether the list has no page.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.head == 0
     }
 
     /// Adds a page.

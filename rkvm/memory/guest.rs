@@ -75,18 +75,16 @@ impl<'a> View<'a> {
         slot
     }
 
-    /// The user address of `gfn`.
+    /// The slot with `gpa` and the user address of that, if `len` bytes from there are in one page.
     #[inline]
-    pub(crate) fn hva(&self, gfn: u64) -> Option<usize> {
-        Some(self.slot(gfn)?.hva_of(gfn) as usize)
-    }
-
-    /// Notes that `gfn` has been written by other means than this view's.
-    #[inline]
-    pub(crate) fn mark_dirty(&self, gfn: u64) {
-        if let Some(slot) = self.slot(gfn) {
-            slot.mark_dirty(gfn);
+    fn spot(&self, gpa: u64, len: usize) -> Result<Option<(&Slot, usize)>, GuestAccess> {
+        let offset = gpa & (PAGE_SIZE - 1);
+        if len as u64 > PAGE_SIZE - offset {
+            return Ok(None);
         }
+        let gfn = gpa >> PAGE_SHIFT;
+        let slot = self.slot(gfn).ok_or(GuestAccess::NoSlot)?;
+        Ok(Some((slot, (slot.hva_of(gfn) | offset) as usize)))
     }
 
     /// The slot with `gpa`, the user address of that, and how many of `len` bytes follow in the slot.
@@ -106,6 +104,9 @@ impl<'a> View<'a> {
         mut to: &mut [u8],
         copy: impl Fn(&mut [u8], usize) -> Result,
     ) -> Result<(), GuestAccess> {
+        if let Some((_, hva)) = self.spot(gpa, to.len())? {
+            return copy(to, hva).map_err(|_| GuestAccess::Fault);
+        }
         while !to.is_empty() {
             let (_, hva, len) = self.span(gpa, to.len())?;
             let (now, rest) = to.split_at_mut_checked(len).ok_or(GuestAccess::Fault)?;
@@ -123,6 +124,15 @@ impl<'a> View<'a> {
         mut from: &[u8],
         copy: impl Fn(usize, &[u8]) -> Result,
     ) -> Result<(), GuestAccess> {
+        if let Some((slot, hva)) = self.spot(gpa, from.len())? {
+            if slot.readonly() {
+                return Err(GuestAccess::ReadOnly);
+            }
+            let done = copy(hva, from);
+            // Also after a failure, which may have come in the middle.
+            slot.mark_dirty(gpa >> PAGE_SHIFT);
+            return done.map_err(|_| GuestAccess::Fault);
+        }
         while !from.is_empty() {
             let (slot, hva, len) = self.span(gpa, from.len())?;
             if slot.readonly() {
@@ -130,7 +140,6 @@ impl<'a> View<'a> {
             }
             let (now, rest) = from.split_at_checked(len).ok_or(GuestAccess::Fault)?;
             let done = copy(hva, now);
-            // Also after a failure, which may have come in the middle.
             if slot.dirty.is_some() {
                 let last = (gpa + (len as u64 - 1)) >> PAGE_SHIFT;
                 for gfn in gpa >> PAGE_SHIFT..=last {
@@ -166,27 +175,6 @@ impl<'a> View<'a> {
     #[inline]
     pub(crate) fn read_nofault(&self, gpa: u64, to: &mut [u8]) -> Result<(), GuestAccess> {
         self.read_with(gpa, to, mm::read_nofault)
-    }
-
-    /// Writes guest memory that is there at once. Any context with the VM's address space.
-    #[inline]
-    pub(crate) fn write_nofault(&self, gpa: u64, from: &[u8]) -> Result<(), GuestAccess> {
-        self.write_with(gpa, from, mm::write_nofault)
-    }
-
-    /// Reads a little-endian number of 8 bytes. May sleep.
-    pub(crate) fn read_u64(&self, gpa: u64) -> Result<u64, GuestAccess> {
-        let mut bytes = [0; 8];
-        self.read(gpa, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    /// Like [`View::read_u64`], without sleeping.
-    #[inline]
-    pub(crate) fn read_u64_nofault(&self, gpa: u64) -> Result<u64, GuestAccess> {
-        let mut bytes = [0; 8];
-        self.read_nofault(gpa, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
     }
 
     /// Replaces the `size` (1, 2, 4 or 8) bytes at `gpa`, a multiple of `size`, by `new` if they are

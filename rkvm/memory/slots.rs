@@ -164,7 +164,7 @@ impl<D: Clone> Slots<D> {
     /// The same slots once more.
     pub fn try_clone(&self) -> Result<Self, NoMemory> {
         let mut clone = Self::new();
-        for slot in self.by_gfn.iter() {
+        for slot in self.iter() {
             clone.insert(slot)?;
         }
         Ok(clone)

@@ -307,11 +307,6 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
         self.root
     }
 
-    /// The tree's shape.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
     /// First guest frame that the tree cannot map.
     pub fn end(&self) -> u64 {
         1 << self.config.gpa_bits.saturating_sub(E::PAGE_SHIFT)
@@ -362,6 +357,7 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
     }
 
     /// The leaf that maps `gfn`, and its level.
+    #[allow(dead_code, reason = "for tests, which run on the host")]
     pub fn lookup(&self, gfn: u64) -> Option<(Leaf, u32)> {
         let (_, entry, level) = self.leaf_slot(gfn)?;
         Some((E::decode(entry, level), level))

@@ -52,6 +52,8 @@ impl Run {
             return Err(EIO);
         }
         self.0.host = pa;
+        // SAFETY: IRQs are off, and the first entry of the section follows.
+        unsafe { bindings::rkvm_section_quiescent() };
         Ok(())
     }
 

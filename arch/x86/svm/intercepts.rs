@@ -33,8 +33,10 @@ pub(crate) struct Intercept {
     /// Its bit there.
     pub(crate) bit: u32,
     /// The manual's name.
+    #[allow(dead_code, reason = "for readers and tests")]
     pub(crate) name: &'static str,
     /// Why we want it.
+    #[allow(dead_code, reason = "for readers and tests")]
     pub(crate) why: &'static str,
 }
 
@@ -144,8 +146,8 @@ pub(crate) struct Words {
 }
 
 impl Words {
-    fn add(&mut self, n: &Intercept) {
-        let word = match n.word {
+    fn add(&mut self, word: Word, bit: u32) {
+        let word = match word {
             Word::Cr => &mut self.cr,
             Word::Dr => &mut self.dr,
             Word::Exception => &mut self.exception,
@@ -153,14 +155,14 @@ impl Words {
             Word::Misc4 => &mut self.misc4,
             Word::Misc5 => &mut self.misc5,
         };
-        *word |= 1 << (n.bit & 31);
+        *word |= 1 << (bit & 31);
     }
 
     /// Whether one is in.
     #[cfg(test)]
     pub(crate) fn has(&self, n: &Intercept) -> bool {
         let mut with = *self;
-        with.add(n);
+        with.add(n.word, n.bit);
         with == *self
     }
 
@@ -192,17 +194,17 @@ impl Words {
 /// All that is wanted, together.
 pub(crate) fn words(wanted: &Intercepts, own: &Own) -> Words {
     let mut w = Words::default();
-    ALWAYS.iter().for_each(|n| w.add(n));
-    OPTIONAL
+    let optional = OPTIONAL.iter().filter(|(f, _)| f(wanted)).map(|(_, n)| n);
+    let own = OWN.iter().filter(|(f, _)| f(own)).map(|(_, n)| n);
+    ALWAYS
         .iter()
-        .filter(|(f, _)| f(wanted))
-        .for_each(|(_, n)| w.add(n));
-    OWN.iter()
-        .filter(|(f, _)| f(own))
-        .for_each(|(_, n)| w.add(n));
+        .chain(optional)
+        .chain(own)
+        .for_each(|n| w.add(n.word, n.bit));
     w.exception |= wanted.exceptions;
     if wanted.debug_regs {
-        w.dr |= 0xff | 0xff << 16;
+        // Reads and writes of DR0 to DR7.
+        (0..8).chain(16..24).for_each(|bit| w.add(Word::Dr, bit));
     }
     w
 }

@@ -22,6 +22,7 @@ macro_rules! bits {
         #[repr(transparent)]
         pub(crate) struct $name(pub(crate) $ty);
 
+        #[allow(dead_code, reason = "every field has its getter and builder, used or not")]
         impl $name {
             $($(#[$rmeta])* #[inline]
             pub(crate) const fn $get(self) -> $ty {
@@ -73,8 +74,6 @@ bits! {
         flags {
             /// INTERRUPT_SHADOW
             shadow, with_shadow: 0;
-            /// GUEST_INTERRUPT_MASK: RFLAGS.IF as the guest has it (SEV-ES only).
-            guest_interrupt_mask, with_guest_interrupt_mask: 1;
         }
     }
 }
@@ -386,6 +385,7 @@ macro_rules! accessors {
     ($($area:ident {
         $($(#[$meta:meta])* $field:ident, $set:ident: $ty:ty, $clean:ident;)*
     })*) => {
+        #[allow(dead_code, reason = "every field has its getter and setter, used or not")]
         impl Vmcb {
             $($($(#[$meta])* #[inline]
             pub(crate) const fn $field(&self) -> $ty {
@@ -530,7 +530,7 @@ accessors! {
 
 impl Vmcb {
     /// The clean bits as they stand.
-    #[inline]
+    #[cfg(test)]
     pub(crate) const fn clean(&self) -> u32 {
         self.control.clean
     }

@@ -545,7 +545,7 @@ fn inbox_messages() {
 /// summary bit would be a hang.
 #[test]
 fn nothing_is_lost_between_threads() {
-    const ROUNDS: u32 = 3000;
+    const ROUNDS: u32 = 40_000;
     const POSTERS: u8 = 3;
     const VECTORS: [u8; 4] = [0x20, 0x3c, 0x90, 0xf0];
     let inbox = Inbox::new();

@@ -722,3 +722,84 @@ fn threads_keep_the_tree_whole() {
     drop(tree);
     assert_eq!(arena.in_use(), 0);
 }
+
+/// Two changes of one entry at the same moment: neither is lost, nor is a table.
+#[test]
+fn changes_at_the_same_moment_are_not_lost() {
+    const ROUNDS: usize = 30_000;
+    const GFN: u64 = 8;
+    let Fixture {
+        arena,
+        tree,
+        cache: _,
+        config,
+    } = Fixture::<Even>::new(EVEN);
+    let tree = RwLock::new(tree);
+    let turn = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    // Both threads leave when both have come.
+    let meet = |count: usize| {
+        turn.fetch_add(1, Ordering::SeqCst);
+        while turn.load(Ordering::SeqCst) < count {
+            assert!(!stop.load(Ordering::SeqCst), "the other thread has failed");
+            std::hint::spin_loop();
+        }
+    };
+    let leaf = |flags| Leaf {
+        host_write: true,
+        ..bits_leaf(GFN << 12 | flags)
+    };
+    let fill = |cache: &mut Cache<Page>| {
+        let make = |level| Ok::<_, ()>(arena.alloc(Even::empty(level)));
+        cache.fill(config.levels, make).unwrap();
+    };
+    std::thread::scope(|scope| {
+        let (tree, leaf, fill, meet, stop) = (&tree, &leaf, &fill, &meet, &stop);
+        for id in 0..2 {
+            scope.spawn(move || {
+                let _stop = StopOnPanic(stop);
+                let mut cache = Cache::new();
+                for round in 0..ROUNDS {
+                    fill(&mut cache);
+                    if id == 0 {
+                        let mut tree = tree.write().unwrap();
+                        tree.zap(0..64, &mut drop);
+                        let first = [None, Some(0), Some(0), None][round % 4];
+                        // The path is there already, so that the leaf itself is what is raced for.
+                        tree.map(GFN + 1, 0, &leaf(1 << 12), &mut cache).unwrap();
+                        fill(&mut cache);
+                        if let Some(flags) = first {
+                            tree.map(GFN, 0, &leaf(flags), &mut cache).unwrap();
+                        }
+                        if round % 4 == 3 {
+                            tree.zap(GFN..GFN + 8, &mut drop);
+                        }
+                    }
+                    meet(6 * round + 2);
+                    {
+                        let tree = tree.read().unwrap();
+                        match (round % 4, id) {
+                            (0, 0) | (1, 0) => drop(tree.map(GFN, 0, &leaf(WRITE), &mut cache)),
+                            (0, _) | (1, _) => drop(tree.map(GFN, 0, &leaf(EXEC), &mut cache)),
+                            (2, 0) => drop(tree.allow(GFN, Access::Write)),
+                            (2, _) => drop(tree.map(GFN, 0, &leaf(EXEC), &mut cache)),
+                            (_, 0) => drop(tree.map(GFN, 1, &leaf(WRITE), &mut cache)),
+                            _ => drop(tree.map(GFN, 0, &leaf(WRITE), &mut cache)),
+                        }
+                    }
+                    meet(6 * round + 4);
+                    if id == 0 {
+                        let (leaf, _) = tree.read().unwrap().lookup(GFN).unwrap();
+                        assert!(
+                            leaf.write && (leaf.exec || round % 4 == 3),
+                            "{round}: {leaf:?}"
+                        );
+                    }
+                    meet(6 * round + 6);
+                }
+            });
+        }
+    });
+    drop(tree);
+    assert_eq!(arena.in_use(), 0);
+}

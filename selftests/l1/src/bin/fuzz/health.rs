@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the kernel has in use.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A look at /proc/meminfo and /proc/slabinfo.
+pub struct Memory {
+    available: u64,
+    slab: u64,
+    /// Of each slab cache: objects and their size.
+    caches: BTreeMap<String, (u64, u64)>,
+}
+
+/// Objects by which one cache may have grown: far fewer than ioctls of any kind, so that one lost each time shows.
+const OBJECTS: u64 = 3000;
+
+impl Memory {
+    /// Now, with clean caches dropped.
+    pub fn now() -> Memory {
+        let _ = std::fs::write("/proc/sys/vm/drop_caches", "3");
+        std::thread::sleep(Duration::from_millis(500));
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let field = |name: &str| {
+            meminfo
+                .lines()
+                .find_map(|l| l.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok())
+                .unwrap_or(0)
+        };
+        let mut caches = BTreeMap::new();
+        for line in std::fs::read_to_string("/proc/slabinfo").unwrap_or_default().lines().skip(2) {
+            let mut w = line.split_whitespace();
+            if let (Some(name), Some(Ok(n)), Some(_), Some(Ok(size))) =
+                (w.next(), w.next().map(str::parse), w.next(), w.next().map(str::parse))
+            {
+                caches.insert(name.to_owned(), (n, size));
+            }
+        }
+        Memory { available: field("MemAvailable"), slab: field("SUnreclaim"), caches }
+    }
+
+    /// As it is when what is freed late has been freed; waits up to a minute for it.
+    pub fn settled(before: &Memory, tolerance: u64) -> Memory {
+        let mut now = Memory::now();
+        for _ in 0..30 {
+            if before.compare(&now, tolerance).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_secs(2));
+            now = Memory::now();
+        }
+        now
+    }
+
+    /// Whether `after` is no more than `tolerance` MiB beyond `self`.
+    pub fn compare(&self, after: &Memory, tolerance: u64) -> Result<String, String> {
+        let less = self.available.saturating_sub(after.available) / 1024;
+        let slab = after.slab.saturating_sub(self.slab) / 1024;
+        let mut grown: Vec<_> = after
+            .caches
+            .iter()
+            .map(|(name, (n, size))| (n.saturating_sub(self.caches.get(name).map_or(0, |c| c.0)), *size, name))
+            .filter(|(n, _, _)| *n > OBJECTS / 10)
+            .collect();
+        grown.sort_by_key(|(n, size, _)| std::cmp::Reverse(n * size));
+        let list: Vec<String> = grown.iter().take(8).map(|(n, size, name)| format!("{name} +{n} of {size} bytes")).collect();
+        let text = format!("{less} MiB fewer available, {slab} MiB more in slabs; {}", list.join(", "));
+        let kasan = std::path::Path::new("/sys/kernel/debug/kmemleak").exists();
+        // With the checkers on, freed objects stay in quarantine; kmemleak looks for lost ones there.
+        let many = !kasan && grown.iter().any(|(n, _, _)| *n > OBJECTS);
+        if less > tolerance || slab > tolerance || many {
+            Err(text)
+        } else {
+            Ok(text)
+        }
+    }
+}

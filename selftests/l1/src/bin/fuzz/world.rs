@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The descriptors and memory that the threads share, and what a thread does with them.
+
+use crate::args;
+use crate::Counts;
+use kvm_bindings::kvm_run;
+use rkvm_l1::machine::Mode;
+use rkvm_l1::sys::{self, On, IOCTLS};
+use rkvm_l1::env;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+
+/// Random numbers: xorshift64*.
+pub struct Rng(u64);
+
+impl Rng {
+    /// From a seed.
+    pub fn new(seed: u64) -> Rng {
+        let mut r = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        for _ in 0..8 {
+            r.next();
+        }
+        r
+    }
+
+    /// 64 random bits.
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Less than `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 16) % n
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    /// One of them.
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
+    }
+}
+
+/// VMs a thread has at a time, and vCPUs each.
+const VMS: usize = 2;
+const CPUS: usize = 3;
+/// Guest memory of a VM slot; as much again and more is kept free of other mappings behind it, for slots larger than it.
+pub const ARENA: usize = 4 << 20;
+const RESERVED: usize = 64 << 20;
+const EVENTS: usize = 8;
+
+/// One VM, or none. Descriptors are -1 when there is none; threads use and close each other's.
+pub struct Slot {
+    vm: AtomicI32,
+    cpus: [AtomicI32; CPUS],
+    /// Their run pages; 0 is none.
+    pages: [AtomicUsize; CPUS],
+    /// [`ARENA`] bytes, from here.
+    pub arena: usize,
+}
+
+/// All that is shared.
+pub struct World {
+    slots: Vec<Slot>,
+    system: OwnedFd,
+    /// Eventfds for irqfds and ioeventfds.
+    pub events: Vec<RawFd>,
+    /// The MSRs that the kernel names.
+    pub msrs: Vec<u32>,
+    /// What it supports.
+    pub cpuid: Vec<kvm_bindings::kvm_cpuid_entry2>,
+    page_size: usize,
+}
+
+fn map(at: usize, len: usize, prot: i32, flags: i32) -> usize {
+    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: either a new place, or one within an arena of ours.
+    let p = unsafe { libc::mmap(at as *mut _, len, prot, flags, -1, 0) };
+    assert!(p != libc::MAP_FAILED, "mmap");
+    p as usize
+}
+
+impl World {
+    /// Nothing open but the device.
+    pub fn new(threads: usize) -> World {
+        let kvm = rkvm_l1::kvm();
+        let msrs = kvm.get_msr_index_list().map(|l| l.as_slice().to_vec()).unwrap_or_default();
+        let cpuid = rkvm_l1::machine::cpuid(&kvm, 0).as_slice().to_vec();
+        let page_size = kvm.get_vcpu_mmap_size().unwrap_or(4096);
+        let slots = (0..threads * VMS)
+            .map(|_| {
+                let arena = map(0, RESERVED, libc::PROT_NONE, 0);
+                map(arena, ARENA, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_FIXED);
+                Slot {
+                    vm: AtomicI32::new(-1),
+                    cpus: std::array::from_fn(|_| AtomicI32::new(-1)),
+                    pages: std::array::from_fn(|_| AtomicUsize::new(0)),
+                    arena,
+                }
+            })
+            .collect();
+        // SAFETY: no pointers.
+        let events = (0..EVENTS).map(|_| unsafe { libc::eventfd(0, libc::EFD_NONBLOCK) }).collect();
+        let path = env().device.to_str().expect("UTF-8");
+        let system = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("the device").into();
+        World { slots, system, events, msrs, cpuid, page_size }
+    }
+}
+
+fn close(fd: RawFd) {
+    if fd >= 0 {
+        // SAFETY: a descriptor of a slot, which has been taken out of it.
+        unsafe { libc::close(fd) };
+    }
+}
+
+impl Slot {
+    fn close_cpu(&self, i: usize, size: usize) {
+        close(self.cpus[i].swap(-1, Ordering::AcqRel));
+        let page = self.pages[i].swap(0, Ordering::AcqRel);
+        // Run pages stay mapped until the end: another thread may be about to read one.
+        if page != 0 {
+            // SAFETY: our own mapping; contents are dropped, the address stays.
+            unsafe {
+                libc::mmap(
+                    page as *mut _,
+                    size,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                    -1,
+                    0,
+                )
+            };
+            SPARE.lock().expect("not poisoned").push(page);
+        }
+    }
+
+    fn close_all(&self, size: usize, vm_first: bool) {
+        if vm_first {
+            close(self.vm.swap(-1, Ordering::AcqRel));
+        }
+        for i in 0..CPUS {
+            self.close_cpu(i, size);
+        }
+        close(self.vm.swap(-1, Ordering::AcqRel));
+    }
+}
+
+/// Address ranges that run pages were at, for the next ones.
+static SPARE: std::sync::Mutex<Vec<usize>> = std::sync::Mutex::new(Vec::new());
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for s in &self.slots {
+            s.close_all(self.page_size, false);
+            // SAFETY: no thread and no VM uses it any more.
+            unsafe { libc::munmap(s.arena as *mut _, RESERVED) };
+        }
+        for e in &self.events {
+            close(*e);
+        }
+        for p in SPARE.lock().expect("not poisoned").drain(..) {
+            // SAFETY: as above.
+            unsafe { libc::munmap(p as *mut _, self.page_size) };
+        }
+    }
+}
+
+/// One thread.
+pub struct Worker<'a> {
+    world: &'a World,
+    counts: &'a Counts,
+    number: usize,
+    rng: Rng,
+    buf: Box<[u64; 8192]>,
+}
+
+/// A timer whose signal ends KVM_RUN.
+struct Timer(libc::timer_t);
+
+impl Timer {
+    fn new() -> Timer {
+        sys::catch(libc::SIGUSR1);
+        // SAFETY: whole structures of ours; the signal goes to this thread.
+        unsafe {
+            let mut e: libc::sigevent = std::mem::zeroed();
+            e.sigev_notify = libc::SIGEV_THREAD_ID;
+            e.sigev_signo = libc::SIGUSR1;
+            e.sigev_notify_thread_id = sys::tid();
+            let mut t: libc::timer_t = std::mem::zeroed();
+            assert_eq!(libc::timer_create(libc::CLOCK_MONOTONIC, &mut e, &mut t), 0);
+            let ms = libc::timespec { tv_sec: 0, tv_nsec: 4_000_000 };
+            let every = libc::itimerspec { it_interval: ms, it_value: ms };
+            libc::timer_settime(t, 0, &every, std::ptr::null_mut());
+            Timer(t)
+        }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: our own timer.
+        unsafe { libc::timer_delete(self.0) };
+    }
+}
+
+impl<'a> Worker<'a> {
+    /// Thread `number`.
+    pub fn new(world: &'a World, counts: &'a Counts, number: usize, seed: u64) -> Worker<'a> {
+        let rng = Rng::new(seed.wrapping_add(number as u64 * 0x1_0001));
+        Worker { world, counts, number, rng, buf: Box::new([0; 8192]) }
+    }
+
+    /// Makes `n` ioctls.
+    pub fn work(mut self, n: u64, stop: &AtomicBool) {
+        let _timer = Timer::new();
+        let mut done = 0;
+        while done < n && !stop.load(Ordering::Relaxed) {
+            done += self.step();
+        }
+        for i in 0..VMS {
+            self.world.slots[self.number * VMS + i].close_all(self.world.page_size, self.rng.one_in(2));
+        }
+    }
+
+    fn slot(&mut self) -> &'a Slot {
+        let thread = if self.rng.one_in(6) {
+            self.rng.below((self.world.slots.len() / VMS) as u64) as usize
+        } else {
+            self.number
+        };
+        &self.world.slots[thread * VMS + self.rng.below(VMS as u64) as usize]
+    }
+
+    /// Does one thing; returns how many ioctls that was.
+    fn step(&mut self) -> u64 {
+        let slot = self.slot();
+        match self.rng.below(200) {
+            0 => {
+                slot.close_all(self.world.page_size, self.rng.one_in(2));
+                0
+            }
+            1 => {
+                let i = self.rng.below(CPUS as u64) as usize;
+                slot.close_cpu(i, self.world.page_size);
+                0
+            }
+            2..=7 => {
+                self.disturb(slot);
+                0
+            }
+            8..=11 => {
+                self.prepare(slot);
+                0
+            }
+            12..=19 => {
+                // SAFETY: an eventfd of ours takes eight bytes.
+                unsafe { libc::write(self.rng.pick(&self.world.events), (&raw const ONE).cast(), 8) };
+                0
+            }
+            20..=79 => self.run(slot),
+            _ => self.ioctl(slot),
+        }
+    }
+
+    fn call(&mut self, ioctl: usize, fd: RawFd, arg: u64) -> Result<i32, i32> {
+        // SAFETY: the argument is a number, an address where nothing is, or the buffer, which is larger than what any writes.
+        let r = unsafe { sys::ioctl(fd, IOCTLS[ioctl].code, arg) };
+        self.counts.add(ioctl, r);
+        r
+    }
+
+    fn ioctl(&mut self, slot: &'a Slot) -> u64 {
+        if slot.vm.load(Ordering::Acquire) < 0 && !self.rng.one_in(20) {
+            return self.create(slot);
+        }
+        let i = self.rng.below(IOCTLS.len() as u64) as usize;
+        let on = if self.rng.one_in(64) { self.rng.pick(&[On::Sys, On::Vm, On::Vcpu]) } else { IOCTLS[i].on };
+        let cpu = self.rng.below(CPUS as u64) as usize;
+        let fd = match on {
+            On::Sys => self.world.system.as_raw_fd(),
+            On::Vm => slot.vm.load(Ordering::Acquire),
+            On::Vcpu => slot.cpus[cpu].load(Ordering::Acquire),
+        };
+        if IOCTLS[i].code == sys::RUN {
+            return self.run(slot);
+        }
+        if fd < 0 {
+            return if on == On::Vcpu { self.create_cpu(slot, cpu) } else { 0 };
+        }
+        let arg = args::fill(&IOCTLS[i], &mut self.rng, &mut self.buf, self.world, slot);
+        let r = self.call(i, fd, arg);
+        // What makes a descriptor: keep it or close it.
+        match (IOCTLS[i].code, r) {
+            (sys::CREATE_VM | sys::CREATE_VCPU | sys::GET_STATS_FD, Ok(new)) => close(new),
+            (sys::CREATE_DEVICE, Ok(_)) if self.buf[0] & 0xffff_ffff_0000_0000 != 0 => {
+                let fd = (self.buf[0] >> 32) as i32;
+                // The test flag makes none.
+                if self.buf[1] & 1 == 0 && fd > 2 && !self.world.events.contains(&fd) && fd != self.world.system.as_raw_fd() {
+                    close(fd);
+                }
+            }
+            _ => {}
+        }
+        1
+    }
+
+    fn index(code: u32) -> usize {
+        IOCTLS.iter().position(|i| i.code == code).expect("in the table")
+    }
+
+    fn create(&mut self, slot: &'a Slot) -> u64 {
+        let fd = self.world.system.as_raw_fd();
+        let Ok(vm) = self.call(Self::index(sys::CREATE_VM), fd, 0) else { return 1 };
+        // As a VMM would, but for now and then.
+        if !self.rng.one_in(4) {
+            let _ = rkvm_l1::machine::enable(vm, kvm_bindings::KVM_CAP_SPLIT_IRQCHIP, 24);
+        }
+        if !self.rng.one_in(8) {
+            let mut r = kvm_bindings::kvm_userspace_memory_region {
+                memory_size: ARENA as u64 / 2,
+                userspace_addr: slot.arena as u64,
+                ..Default::default()
+            };
+            let _ = sys::with(vm, sys::SET_USER_MEMORY_REGION, &mut r);
+        }
+        close(slot.vm.swap(vm, Ordering::AcqRel));
+        1
+    }
+
+    fn create_cpu(&mut self, slot: &'a Slot, i: usize) -> u64 {
+        let vm = slot.vm.load(Ordering::Acquire);
+        if vm < 0 {
+            return 0;
+        }
+        let id = if self.rng.one_in(8) { self.rng.below(1100) } else { i as u64 + 4 * self.rng.below(20) };
+        let Ok(fd) = self.call(Self::index(sys::CREATE_VCPU), vm, id) else { return 1 };
+        let size = self.world.page_size;
+        let spare = SPARE.lock().expect("not poisoned").pop();
+        let fixed = if spare.is_some() { libc::MAP_FIXED } else { 0 };
+        // SAFETY: a new place, or an address range that only we know.
+        let page = unsafe {
+            libc::mmap(
+                spare.unwrap_or(0) as *mut _,
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | fixed,
+                fd,
+                0,
+            )
+        };
+        if page == libc::MAP_FAILED {
+            close(fd);
+            return 1;
+        }
+        slot.close_cpu(i, size);
+        slot.pages[i].store(page as usize, Ordering::Release);
+        close(slot.cpus[i].swap(fd, Ordering::AcqRel));
+        1
+    }
+
+    /// Puts a vCPU into a mode with code to run, as a VMM does; registers are sometimes odd.
+    fn prepare(&mut self, slot: &'a Slot) {
+        let i = self.rng.below(CPUS as u64) as usize;
+        let fd = slot.cpus[i].load(Ordering::Acquire);
+        if fd < 0 {
+            return;
+        }
+        let mode = self.rng.pick(&Mode::ALL);
+        args::guest(&mut self.rng, slot, mode);
+        args::registers(&mut self.rng, fd, mode, self.world);
+    }
+
+    fn run(&mut self, slot: &'a Slot) -> u64 {
+        let i = self.rng.below(CPUS as u64) as usize;
+        let (fd, page) = (slot.cpus[i].load(Ordering::Acquire), slot.pages[i].load(Ordering::Acquire));
+        if fd < 0 || page == 0 {
+            return self.create_cpu(slot, i);
+        }
+        // SAFETY: run pages' addresses stay mapped until the end.
+        unsafe {
+            let run = page as *mut kvm_run;
+            (&raw mut (*run).immediate_exit).write_volatile(u8::from(self.rng.one_in(3)));
+            (&raw mut (*run).request_interrupt_window).write_volatile(u8::from(self.rng.one_in(4)));
+            if self.rng.one_in(8) {
+                (&raw mut (*run).cr8).write_volatile(self.rng.below(20));
+            }
+            if self.rng.one_in(16) {
+                // Answers to reads, or nonsense where the kernel must not trust it.
+                let at = self.rng.below(2048) as usize;
+                (run.cast::<u8>().add(at)).write_volatile(self.rng.next() as u8);
+            }
+        }
+        let mut n = 0;
+        for _ in 0..=self.rng.below(6) {
+            n += 1;
+            if self.call(Self::index(sys::RUN), fd, 0).is_err() {
+                break;
+            }
+        }
+        n
+    }
+
+    /// Changes the memory under a VM.
+    fn disturb(&mut self, slot: &'a Slot) {
+        let page = self.rng.below(ARENA as u64 / 4096) as usize;
+        let n = 1 + self.rng.below(64) as usize;
+        let len = 4096 * n.min(ARENA / 4096 - page);
+        let at = slot.arena + 4096 * page;
+        let p = at as *mut libc::c_void;
+        let rw = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: only guest memory in an arena of ours is touched.
+        unsafe {
+            match self.rng.below(10) {
+                0 => drop(map(at, len, libc::PROT_NONE, libc::MAP_FIXED)),
+                1..=3 => drop(map(at, len, rw, libc::MAP_FIXED)),
+                4 => drop(libc::mprotect(p, len, libc::PROT_READ)),
+                5 => drop(libc::mprotect(p, len, rw)),
+                6 => drop(libc::madvise(p, len, libc::MADV_DONTNEED)),
+                7 => drop(libc::madvise(p, len, self.rng.pick(&[libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE, libc::MADV_MERGEABLE]))),
+                8 => drop(libc::madvise(p, len, self.rng.pick(&[libc::MADV_PAGEOUT, libc::MADV_COLD, libc::MADV_FREE]))),
+                _ => drop(map(slot.arena, ARENA, rw, libc::MAP_FIXED)),
+            }
+        }
+    }
+}
+
+static ONE: u64 = 1;

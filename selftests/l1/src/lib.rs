@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the tests, the fuzzer and the benchmarks that run in L1 share.
+//!
+//! Guests are a few instructions each, assembled at run time, on a [`machine::Machine`]: 2 MiB of memory with descriptor
+//! tables, identity page tables and exception handlers (see [`kit`]) already in it.
+
+pub mod kit;
+pub mod machine;
+pub mod ram;
+pub mod sys;
+
+pub use machine::{Cpu, Exit, Irqchip, Machine, Mode};
+
+use std::ffi::CString;
+use std::sync::OnceLock;
+
+/// What is tested.
+#[derive(Debug)]
+pub struct Env {
+    /// The device node.
+    pub device: CString,
+    /// It is rkvm, and not the KVM of the kernel's own tree.
+    pub rkvm: bool,
+}
+
+static ENV: OnceLock<Env> = OnceLock::new();
+
+/// Says which device to open. To be called once, before all else.
+pub fn set_device(device: Option<String>) {
+    let device = device.unwrap_or_else(|| {
+        let own = "/dev/rkvm";
+        if std::path::Path::new(own).exists() { own } else { "/dev/kvm" }.into()
+    });
+    let rkvm = std::path::Path::new("/sys/module/rkvm").exists();
+    let device = CString::new(device).expect("a path has no zero byte");
+    ENV.set(Env { device, rkvm }).expect("called once");
+}
+
+/// What [`set_device`] chose.
+pub fn env() -> &'static Env {
+    ENV.get().expect("set_device was called")
+}
+
+/// Opens the device.
+pub fn kvm() -> kvm_ioctls::Kvm {
+    kvm_ioctls::Kvm::new_with_path(&env().device).unwrap_or_else(|e| panic!("open {:?}: {e}", env().device))
+}
+
+/// Why a test did not pass.
+#[derive(Debug)]
+pub enum Stop {
+    /// This computer lacks what the test needs.
+    Skip(String),
+    /// It failed.
+    Fail(String),
+}
+
+impl<E: std::error::Error> From<E> for Stop {
+    fn from(e: E) -> Self {
+        Stop::Fail(e.to_string())
+    }
+}
+
+/// What a test returns; it may panic, too.
+pub type Outcome = Result<(), Stop>;
+
+/// Leaves the test: this computer lacks `what`.
+///
+/// # Errors
+/// Always.
+pub fn skip<T>(what: impl Into<String>) -> Result<T, Stop> {
+    Err(Stop::Skip(what.into()))
+}
