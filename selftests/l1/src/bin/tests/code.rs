@@ -873,12 +873,11 @@ fn exceptions_64() -> Outcome {
 }
 
 fn exceptions_32() -> Outcome {
-    let cases: [(&str, Code, u64, u64); 7] = [
+    let cases: [(&str, Code, u64, u64); 6] = [
         ("divide", |a| { a.xor(eax, eax)?; a.xor(edx, edx)?; a.xor(ebx, ebx)?; a.div(ebx) }, 0, 0),
         ("into", |a| { a.mov(eax, 0x7fff_ffff)?; a.add(eax, 1)?; a.into() }, 4, 0),
         ("bound", |a| { a.mov(eax, 5)?; a.bound(eax, dword_ptr(DATA + 0x100)) }, 5, 0),
         ("ud2", |a| a.ud2(), 6, 0),
-        ("write to code", |a| a.mov(dword_ptr(DATA).cs(), eax), 13, 0),
         ("null segment", |a| { a.xor(eax, eax)?; a.mov(es, eax)?; a.mov(eax, dword_ptr(DATA).es()) }, 13, 0),
         ("int3", |a| a.int3(), 3, 0),
     ];
