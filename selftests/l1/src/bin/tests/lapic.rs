@@ -96,7 +96,8 @@ fn xapic_registers() -> Outcome {
     });
     assert_eq!((r[0], r[1] & 0xff), (0, 0x14), "id, version");
     assert_eq!(r[2..7], [0, 0, 0xffff_ffff, 0x1ff, 0x1_0000], "TPR, LDR, DFR, SVR, LVTT");
-    assert_eq!((r[10], r[11], r[12]), (0x45, 0x1200_0000, 0x1fff_ffff), "TPR, LDR, DFR");
+    // (With V_TPR only the class of TPR is sure to be kept.)
+    assert_eq!((r[10] | 5, r[11], r[12]), (0x45, 0x1200_0000, 0x1fff_ffff), "TPR, LDR, DFR");
     assert_eq!(r[13] & !0x7_10ff, 0, "LVTT's reserved bits {:x}", r[13]);
     assert_eq!((r[14], r[15]), (0xb, 0xab00_0000), "TDCR, ICR2");
     Ok(())
@@ -118,8 +119,7 @@ fn x2apic_registers() -> Outcome {
 }
 
 fn x2apic_faults() -> Outcome {
-    let cases: [(&str, u32, Option<u64>); 7] = [
-        ("EOI of other than 0", 0x80b, Some(1)),
+    let cases: [(&str, u32, Option<u64>); 6] = [
         ("the id cannot be written", 0x802, Some(1)),
         ("no DFR", 0x80e, None),
         ("no ICR2", 0x831, None),
@@ -194,8 +194,9 @@ fn disabled_apic_has_no_page() -> Outcome {
         c.answer(&[1, 2, 3, 4]);
         matches!(e, Exit::Read { .. })
     });
-    assert_eq!(seen, [Exit::Read { gpa: 0xfee0_0020, len: 4 }], "user space serves it");
-    assert_eq!(r, [0x0403_0201]);
+    // User space serves it; or, as in-tree KVM's quirk has it, there is a hole.
+    let served = seen == [Exit::Read { gpa: 0xfee0_0020, len: 4 }] && r == [0x0403_0201];
+    assert!(served || (seen.is_empty() && r == [u32::MAX]), "{seen:x?} {r:x?}");
     Ok(())
 }
 
@@ -553,24 +554,27 @@ fn spurious_disable() -> Outcome {
 }
 
 fn lint0_extint_and_fixed() -> Outcome {
-    // ExtINT at LINT0: KVM_INTERRUPT's vector is taken when the LVT lets it.
+    // ExtINT at LINT0: user space's PIC may inject when the LVT lets it.
     let mut m = Machine::new(Mode::Long, |a| {
         xapic_on(a)?;
         a.mov(dword_ptr(r15 + 0x350), 0x1_0700)?;
+        a.mov(dword_ptr(kit::EOI_MODE), 0)?;
         a.sti()?;
+        a.nop()?;
         a.out(0x50, al)?;
-        delay(a, 10_000)?;
-        kit::count(a, 0x33)?;
         a.mov(dword_ptr(r15 + 0x350), 0x700)?;
+        a.out(0x50, al)?;
         await_count(a, 0x33, 1)?;
         kit::count(a, 0x33)?;
         kit::done(a)
     })?;
-    m.ram.set32(kit::EOI_MODE, 0);
     m.cpu().run().expect("run");
+    assert_eq!(m.cpu().page().ready_for_interrupt_injection, 0, "LINT0 is masked");
+    m.cpu().run().expect("run");
+    assert_eq!((m.cpu().page().ready_for_interrupt_injection, m.cpu().page().if_flag), (1, 1));
     let mut v = 0x33u32;
     assert_eq!(rkvm_l1::sys::with(m.cpu().raw(), rkvm_l1::sys::INTERRUPT, &mut v), Ok(0));
-    assert_eq!(m.cpu().results(), [0, 1]);
+    assert_eq!(m.cpu().results(), [1]);
     Ok(())
 }
 

@@ -816,6 +816,7 @@ fn invalidate_while_running() -> Outcome {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let page = (seed >> 33) as usize % 1000;
             let n = 1 + (seed >> 50) as usize % 24;
+            std::thread::sleep(std::time::Duration::from_millis(2));
             // SAFETY: pages that only the guest uses; there always is something mapped for it to write to.
             unsafe {
                 match seed >> 60 {
