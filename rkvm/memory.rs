@@ -17,20 +17,19 @@
 //! - A slot that leaves is remembered in the lock from before it leaves the set until its translations are gone,
 //!   so that the host's notifications still reach them.
 
-#[allow(unreachable_pub, reason = "also compiled on the host, for tests")]
+#[allow(dead_code, unreachable_pub, reason = "also compiled on the host, for tests")]
 pub(crate) mod bitmap;
 mod dirty;
 mod fault;
 mod guest;
-#[allow(unreachable_pub, reason = "also compiled on the host, for tests")]
+#[allow(dead_code, unreachable_pub, reason = "also compiled on the host, for tests")]
 pub(crate) mod invalidate;
 mod notifier;
 mod region;
-#[allow(unreachable_pub, reason = "also compiled on the host, for tests")]
+#[allow(dead_code, unreachable_pub, reason = "also compiled on the host, for tests")]
 pub(crate) mod slots;
-#[allow(unreachable_pub, reason = "also compiled on the host, for tests")]
+#[allow(dead_code, unreachable_pub, reason = "also compiled on the host, for tests")]
 pub(crate) mod stage2;
-#[allow(unreachable_pub)]
 use core::{
     ops::Range,
     sync::atomic::{fence, AtomicU64, Ordering},
@@ -223,6 +222,17 @@ impl<E: Entry, R: Remote> Shadow<E, R> {
             let changed = mmu.tree.zap(chunk, &mut |page| freed.push(page));
             last = mmu.changed(changed);
         }
+        self.settle(last);
+    }
+
+    /// Unmaps everything, in one step: for the end, when nobody waits for the lock. Takes as long as the
+    /// tree is large, not as the guest's address space is.
+    fn unmap_all(&self) {
+        let mut freed = FreeList::new();
+        let mut mmu = self.mmu.write();
+        let changed = mmu.tree.zap(0..self.end_gfn(), &mut |page| freed.push(page));
+        let last = mmu.changed(changed);
+        drop(mmu);
         self.settle(last);
     }
 

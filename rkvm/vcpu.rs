@@ -98,11 +98,6 @@ impl<F: Family> VcpuSet<F> {
         self.slots.iter().take(n).filter_map(|s| s.as_ref().map(|c| &**c))
     }
 
-    /// The one that was made `index`-th.
-    pub(crate) fn get(&self, index: u32) -> Option<&Core<F>> {
-        self.slots.get(index as usize)?.as_ref().map(|c| &**c)
-    }
-
     /// Adds one. The VM's creation lock is held.
     fn add(&self, core: Arc<Core<F>>) -> Result {
         let n = self.len();

@@ -15,7 +15,10 @@ use crate::{
     system::capability,
     vcpu::{Vcpu, VcpuSet},
 };
-use core::mem::offset_of;
+use core::{
+    mem::offset_of,
+    sync::atomic::{AtomicBool, Ordering},
+};
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     new_mutex,
@@ -40,6 +43,8 @@ pub(crate) struct Vm<F: Family> {
     /// Held while vCPUs or controllers are made, so that "none yet" stays true.
     #[pin]
     pub(crate) creating: Mutex<()>,
+    /// `KVM_GET_DIRTY_LOG` leaves the log as it is (`KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`).
+    manual_dirty_log: AtomicBool,
     /// The family's own state.
     #[pin]
     pub(crate) family: F::Vm,
@@ -59,6 +64,7 @@ impl<F: Family> Vm<F> {
                 memory <- Memory::new(vcpus.clone(), config),
                 irq <- Irq::new(controller.clone()),
                 creating <- new_mutex!((), "rkvm::Vm::creating"),
+                manual_dirty_log: AtomicBool::new(false),
                 family <- F::vm(&controller),
                 vcpus,
                 controller,
@@ -105,6 +111,14 @@ impl<F: Family> Vm<F> {
 
     fn enable_cap(&self, arg: usize) -> Result<isize> {
         let c: rb::kvm_enable_cap = user::get(arg)?;
+        if c.cap == rb::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 {
+            let known = u64::from(rb::KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+            if c.flags != 0 || c.args[0] & !known != 0 {
+                return Err(trace::refuse(EINVAL, c"options of the manual dirty log"));
+            }
+            self.manual_dirty_log.store(c.args[0] & known != 0, Ordering::Relaxed);
+            return Ok(0);
+        }
         F::enable_cap(self, c.cap, c.flags, &c.args)
     }
 
@@ -148,10 +162,24 @@ impl<F: Family> Fd for Vm<F> {
             ioctl::SET_USER_MEMORY_REGION2 => this.set_region(arg, true),
             ioctl::GET_DIRTY_LOG => {
                 let l: rb::kvm_dirty_log = user::get(arg)?;
+                let manual = this.manual_dirty_log.load(Ordering::Relaxed);
                 let bitmap = offset_of!(rb::kvm_dirty_log, __bindgen_anon_1);
                 let bitmap: u64 = user::get(arg.checked_add(bitmap).ok_or(EFAULT)?)?;
                 let bitmap = usize::try_from(bitmap).map_err(|_| EFAULT)?;
-                this.memory.dirty_log(l.slot, UserPtr::from_addr(bitmap), true)?;
+                this.memory.dirty_log(l.slot, UserPtr::from_addr(bitmap), !manual)?;
+                Ok(0)
+            }
+            ioctl::CLEAR_DIRTY_LOG => {
+                let l: rb::kvm_clear_dirty_log = user::get(arg)?;
+                let bitmap = offset_of!(rb::kvm_clear_dirty_log, __bindgen_anon_1);
+                let bitmap: u64 = user::get(arg.checked_add(bitmap).ok_or(EFAULT)?)?;
+                let bitmap = UserPtr::from_addr(usize::try_from(bitmap).map_err(|_| EFAULT)?);
+                this.memory.clear_dirty_log(
+                    l.slot,
+                    l.first_page,
+                    u64::from(l.num_pages),
+                    bitmap,
+                )?;
                 Ok(0)
             }
             ioctl::ENABLE_CAP => this.enable_cap(arg),

@@ -21,8 +21,6 @@ pub(crate) struct HwCaps {
     pub(crate) next_rip: bool,
     /// Exits carry instruction bytes or decoded operands.
     pub(crate) decode_assists: bool,
-    /// Virtual GIF.
-    pub(crate) vgif: bool,
     /// One address space can be flushed alone.
     pub(crate) flush_by_asid: bool,
     /// PAUSE exits are filtered by count and threshold.
@@ -54,16 +52,6 @@ pub(crate) enum Field {
     SysenterEip,
     /// PAT
     Pat,
-    /// DEBUGCTL
-    DebugCtl,
-    /// LASTBRANCHFROMIP
-    BrFrom,
-    /// LASTBRANCHTOIP
-    BrTo,
-    /// LASTEXCEPTIONFROMIP
-    LastExcpFrom,
-    /// LASTEXCEPTIONTOIP
-    LastExcpTo,
     /// SPEC_CTRL
     SpecCtrl,
 }
@@ -214,8 +202,6 @@ pub(crate) trait HwVcpu: Send {
     /// For a soft event with RIP at the instruction and hardware that cannot push the address
     /// behind it, the backend arranges that the guest's return address is right.
     fn inject(&mut self, e: &Event);
-    /// Takes back what [`HwVcpu::inject`] put in, if the entry did not happen.
-    fn cancel_injection(&mut self) -> Option<Event>;
     /// Asks for exits when the guest can take an interrupt or NMI.
     fn set_windows(&mut self, w: Windows);
     /// Interrupts are held back for one instruction after STI or MOV SS (POP SS).
@@ -236,15 +222,11 @@ pub(crate) trait HwVcpu: Send {
     ///
     /// Guest TSC = host TSC (scaled) + offset, modulo 2^64.
     fn set_tsc_offset(&mut self, offset: u64);
-    /// Scales the guest's TSC: ratio as 32.32 fixed point; ignored without `tsc_scaling`.
-    fn set_tsc_ratio(&mut self, ratio: u64);
 
     /// Drops every cached translation of this vCPU before the next entry.
     fn flush_tlb(&mut self);
     /// Drops one linear address' cached translations (guest's INVLPG), before the next entry.
     fn flush_linear(&mut self, addr: u64);
-    /// The stage-2 root changed.
-    fn set_root(&mut self, root: u64);
 
     /// After [`Exit::FailEntry`]: the first rule of the manual that the guest's state breaks, for
     /// people; `None` when every rule that we know holds.

@@ -428,7 +428,7 @@ pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Aft
             return Ok(Next::Reenter);
         }
         Err(Miss::Busy) => return Ok(Next::Reenter),
-        Err(Miss::Memory(GuestAccess::Fault)) => return handle::memory_fault(ctx.vcpu.hw.rip()),
+        Err(Miss::Memory(GuestAccess::Fault)) => return handle::memory_fault(ctx, ctx.vcpu.hw.rip()),
         Err(Miss::Memory(_)) => return failure(ctx.vcpu, &[]),
     };
     let mut regs = Regs {
@@ -478,9 +478,9 @@ pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Aft
             v.pending.asked = Asked::Nothing;
         }
         Err(Stop::Unhandleable) => {
-            if fault.is_some() {
+            if let Some(la) = fault {
                 v.pending.abandon();
-                return handle::memory_fault(v.hw.rip());
+                return handle::memory_fault(ctx, la);
             }
             return failure(v, known);
         }

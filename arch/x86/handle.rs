@@ -17,10 +17,11 @@ use super::{
     X86,
 };
 use crate::{
-    abi::exit::Common,
+    abi::exit::{Common, WriteRun as _},
+    bindings as rb,
     family::{Ctx, Next, Step},
     host::trace,
-    memory::{self, Access, Outcome, View},
+    memory::{Access, Outcome, View},
 };
 use kernel::prelude::*;
 
@@ -192,7 +193,7 @@ fn stage2_fault<B: Backend>(
 ) -> After {
     let outcome = match ctx.vm.memory.fault(view, gpa, access_of(access), &mut ctx.vcpu.tables) {
         Ok(o) => o,
-        Err(e) if e == EFAULT => return memory_fault(gpa),
+        Err(e) if e == EFAULT => return memory_fault(ctx, gpa),
         Err(e) => return Err(e),
     };
     match outcome {
@@ -203,15 +204,36 @@ fn stage2_fault<B: Backend>(
                 trace::guest_error(c"page table in MMIO; gpa, RIP", gpa, ctx.vcpu.hw.rip());
                 return emu::failure(ctx.vcpu, &[]);
             }
-            // A write that an eventfd waits for, whatever it writes: no need to know the value.
+            if ctx.vcpu.events.needs_reinjection() {
+                // The processor was delivering an event through an IDT or onto a stack that is no
+                // memory: to run the instruction at RIP would lose the event.
+                return Ok(delivery_failed(ctx, gpa));
+            }
             emu::run(ctx, view)
         }
     }
 }
 
-/// Memory that a slot promises cannot be had.
-pub(crate) fn memory_fault(gpa: u64) -> After {
+/// An event cannot be delivered, because of a device's memory.
+fn delivery_failed<B: Backend>(ctx: &Ctx<'_, X86<B>>, gpa: u64) -> Next<UserExit> {
+    trace::guest_error(c"event delivery touches MMIO; gpa, RIP", gpa, ctx.vcpu.hw.rip());
+    let mut data = [0; 16];
+    data[0] = gpa;
+    data[1] = ctx.vcpu.hw.rip();
+    Next::ToUser(UserExit::Common(Common::InternalError {
+        suberror: rb::KVM_INTERNAL_ERROR_DELIVERY_EV,
+        ndata: 2,
+        data,
+    }))
+}
+
+/// Memory that a slot promises cannot be had: `KVM_RUN` fails with `EFAULT`, and the exit's data says
+/// where.
+pub(crate) fn memory_fault<B: Backend>(ctx: &Ctx<'_, X86<B>>, gpa: u64) -> After {
     trace::guest_error(c"no memory behind a slot; gpa", gpa, 0);
+    if let Some(run) = ctx.core.run_page() {
+        Common::MemoryFault { gpa: gpa & !0xfff, size: 0x1000 }.write(run);
+    }
     Err(EFAULT)
 }
 
@@ -393,16 +415,4 @@ pub(crate) fn startup<B: Backend>(v: &mut Vcpu<B>, vector: u8) {
     );
     v.hw.set_rip(0);
     v.mp_state = MpState::Runnable;
-}
-
-/// Guest memory could not be reached on the guest's behalf.
-pub(crate) fn unreachable_memory<B: Backend>(
-    v: &mut Vcpu<B>,
-    why: memory::GuestAccess,
-    bytes: &[u8],
-) -> After {
-    match why {
-        memory::GuestAccess::Fault => memory_fault(v.hw.cr2()),
-        _ => emu::failure(v, bytes),
-    }
 }

@@ -28,6 +28,9 @@ pub(crate) struct Host {
     pub(crate) tsc_khz: u32,
 }
 
+/// DE_CFG: LFENCE serialises. Linux sets it on every AMD processor that it runs on.
+const DE_CFG_LFENCE: u64 = 1 << 1;
+
 static HOST: SetOnce<Host> = SetOnce::new();
 
 /// CPUID of the host.
@@ -59,6 +62,7 @@ impl Host {
             .with_if(Cap::Pku, insn::ospke())
             .with(Cap::Invpcid)
             .with(Cap::TscAux)
+            .with(Cap::LfenceSerializing)
             .with(Cap::CpuidFaulting);
         let host = HostCaps {
             vendor,
@@ -73,7 +77,7 @@ impl Host {
             features: supported.features,
             pv: host.pv,
             vendor,
-            de_cfg: 0,
+            de_cfg: DE_CFG_LFENCE,
             ucode_rev: insn::rdmsr(0x8b).unwrap_or(0),
             arch_capabilities: 0,
             cpuid_faulting: supported.features.has(Feature::GpOnUserCpuid),

@@ -23,9 +23,14 @@ use kernel::prelude::*;
 
 /// Nobody knows the request.
 pub(crate) fn unknown(cmd: u32, on: On) -> Result<isize> {
-    let why = match crate::abi::ioctl::name(abi::TABLE, cmd, on) {
-        Some(_) => c"the request exists, but not in this state",
-        None => c"no such request on this kind of descriptor",
+    use crate::abi::ioctl;
+    let elsewhere = |on| ioctl::known(abi::TABLE, cmd, on) || ioctl::known(ioctl::TABLE, cmd, on);
+    let why = if elsewhere(on) {
+        c"the request is known, but not served"
+    } else if [On::System, On::Vm, On::Vcpu].into_iter().any(elsewhere) {
+        c"the request is for another kind of descriptor"
+    } else {
+        c"no such request"
     };
     Err(trace::refuse(ENOTTY, why))
 }
@@ -74,7 +79,7 @@ pub(crate) fn vcpu<B: Backend>(
         abi::GET_MSRS => msrs::transfer(arg, true, |index, _| msrs::get(ctx, index)),
         abi::SET_MSRS => msrs::transfer(arg, false, |index, value| msrs::set(ctx, index, value)),
         abi::SET_CPUID2 => cpuid::set(ctx, arg),
-        abi::GET_CPUID2 => cpuid::get(ctx.vcpu, arg),
+        abi::GET_CPUID2 => cpuid::get(ctx, arg),
         abi::GET_LAPIC => events::get_lapic(ctx, arg),
         abi::SET_LAPIC => with(arg, |l| events::set_lapic(ctx, l)),
         abi::INTERRUPT => with(arg, |i| events::interrupt(ctx, i)),
@@ -100,7 +105,9 @@ pub(crate) fn vcpu<B: Backend>(
             give(arg, &t)
         }
         abi::SET_VAPIC_ADDR => with(arg, |v: &crate::bindings::kvm_vapic_addr| {
-            if v.vapic_addr == 0 || ctx.vcpu.has_lapic {
+            if ctx.vcpu.has_lapic {
+                // Kept by nobody: the task priority is in the hardware, never in the guest's page.
+                let _ = v.vapic_addr;
                 Ok(())
             } else {
                 Err(trace::refuse(EINVAL, c"the vCPU has no local APIC in the kernel"))

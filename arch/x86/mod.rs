@@ -13,7 +13,12 @@ mod io;
 mod ioctl;
 mod irqchip;
 mod mem;
-#[allow(dead_code, unused_imports, reason = "also compiled on the host, for tests")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "also compiled on the host, for tests"
+)]
 pub(crate) mod model;
 mod msr;
 mod pv;

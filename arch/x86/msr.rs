@@ -9,7 +9,7 @@ use super::{
     model::{
         lapic::Effect,
         msr::{self as model, Ctx as Rules, Origin, Read, Refused, Service, Write},
-        regs::Seg,
+        regs::{efer, Seg},
         sregs,
     },
     shared::now_ns,
@@ -180,7 +180,9 @@ impl<B: Backend> Vcpu<B> {
                     if v & !self.features.efer != 0 {
                         return Err(Refused::Invalid);
                     }
-                    self.hw.set_efer(v);
+                    // LMA follows from CR0.PG, which comes by KVM_SET_SREGS.
+                    let lma = self.hw.efer() & efer::LMA;
+                    self.hw.set_efer(v & !efer::LMA | lma);
                     self.hw.flush_tlb();
                 } else {
                     let (c, effects) =

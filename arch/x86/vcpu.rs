@@ -321,17 +321,6 @@ impl<B: Backend> Vcpu<B> {
         self.hw.efer() & efer::LMA != 0 && self.hw.segment(Seg::Cs).attr.long()
     }
 
-    /// A general register as an instruction of the current mode sees it: 64 or 32 bits.
-    #[inline]
-    pub(crate) fn reg(&self, r: Gpr) -> u64 {
-        let v = self.gprs.get(r);
-        if self.is_64bit() {
-            v
-        } else {
-            v & 0xffff_ffff
-        }
-    }
-
     /// EDX:EAX, as RDMSR and its like pass 64 bits.
     #[inline]
     pub(crate) fn edx_eax(&self) -> u64 {

@@ -2,8 +2,6 @@
 
 //! The table of capabilities that do not depend on the family.
 
-use crate::bindings as rb;
-
 /// Most vCPUs of a VM.
 pub(crate) const MAX_VCPUS: usize = 1024;
 /// Most memory slots of a VM, as in-tree KVM has it.
@@ -16,8 +14,6 @@ pub(crate) const MAX_ROUTES: u32 = 4096;
 pub(crate) struct Cap {
     /// The number.
     pub(crate) number: u32,
-    /// The name without `KVM_CAP_`.
-    pub(crate) name: &'static str,
     /// What `KVM_CHECK_EXTENSION` returns.
     pub(crate) value: i32,
 }
@@ -28,7 +24,6 @@ macro_rules! caps {
     ($($name:ident = $value:expr;)*) => {
         &[$($crate::abi::cap::Cap {
             number: $crate::bindings::$name,
-            name: stringify!($name),
             value: $value,
         },)*]
     };
@@ -56,6 +51,8 @@ pub(crate) const GENERIC: &[Cap] = caps! {
     KVM_CAP_IMMEDIATE_EXIT = 1;
     KVM_CAP_COALESCED_PIO = 1;
     KVM_CAP_USER_MEMORY2 = 1;
+    // KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE; a log never starts with all pages dirty.
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 1;
     KVM_CAP_MAX_VCPUS = MAX_VCPUS as i32;
 };
 

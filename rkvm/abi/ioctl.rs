@@ -16,8 +16,6 @@ pub(crate) enum On {
 /// One row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ioctl {
-    /// The name without `KVM_`.
-    pub(crate) name: &'static str,
     /// The request code.
     pub(crate) code: u32,
     /// Who answers it.
@@ -38,7 +36,6 @@ macro_rules! ioctls {
         /// All of them.
         pub(crate) const TABLE: &[$crate::abi::ioctl::Ioctl] = &[
             $($crate::abi::ioctl::Ioctl {
-                name: stringify!($name),
                 code: $name,
                 on: &[$($crate::abi::ioctl::On::$on),+],
             },)*
@@ -86,13 +83,15 @@ ioctls! {
     ENABLE_CAP = _IOW(0xa3, rb::kvm_enable_cap) on Vm;
     /// Sends an MSI.
     SIGNAL_MSI = _IOW(0xa5, rb::kvm_msi) on Vm;
+    /// Starts the dirty log of some pages anew (after `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`).
+    CLEAR_DIRTY_LOG = _IOWR(0xc0, rb::kvm_clear_dirty_log) on Vm;
     /// Runs a vCPU.
     RUN = _IO(0x80) on Vcpu;
     /// The signals blocked while it runs.
     SET_SIGNAL_MASK = _IOW(0x8b, rb::kvm_signal_mask) on Vcpu;
 }
 
-/// The name of a request in a table.
-pub(crate) fn name(table: &[Ioctl], code: u32, on: On) -> Option<&'static str> {
-    table.iter().find(|i| i.code == code && i.on.contains(&on)).map(|i| i.name)
+/// A table has the request for this kind of descriptor.
+pub(crate) fn known(table: &[Ioctl], code: u32, on: On) -> bool {
+    table.iter().any(|i| i.code == code && i.on.contains(&on))
 }

@@ -229,29 +229,3 @@ out:
 	pagefault_enable();
 	return left;
 }
-
-unsigned long rkvm_write_user_nofault(unsigned long to, const void *from, unsigned long size)
-{
-	unsigned long left = size;
-
-	pagefault_disable();
-	if (size > 8 || !is_power_of_2(size)) {
-		if (access_ok((void __user *)to, size))
-			left = __copy_to_user_inatomic((void __user *)to, from, size);
-		goto out;
-	}
-	if (!user_write_access_begin((void __user *)to, size))
-		goto out;
-	switch (size) {
-	case 1: RKVM_PUT(u8); break;
-	case 2: RKVM_PUT(u16); break;
-	case 4: RKVM_PUT(u32); break;
-	case 8: RKVM_PUT(u64); break;
-	}
-	left = 0;
-fault:
-	user_write_access_end();
-out:
-	pagefault_enable();
-	return left;
-}

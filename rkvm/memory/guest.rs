@@ -75,20 +75,6 @@ impl<'a> View<'a> {
         slot
     }
 
-    /// The user address of `gfn`.
-    #[inline]
-    pub(crate) fn hva(&self, gfn: u64) -> Option<usize> {
-        Some(self.slot(gfn)?.hva_of(gfn) as usize)
-    }
-
-    /// Notes that `gfn` has been written by other means than this view's.
-    #[inline]
-    pub(crate) fn mark_dirty(&self, gfn: u64) {
-        if let Some(slot) = self.slot(gfn) {
-            slot.mark_dirty(gfn);
-        }
-    }
-
     /// The slot with `gpa` and the user address of that, if `len` bytes from there are in one page.
     #[inline]
     fn spot(&self, gpa: u64, len: usize) -> Result<Option<(&Slot, usize)>, GuestAccess> {
@@ -189,27 +175,6 @@ impl<'a> View<'a> {
     #[inline]
     pub(crate) fn read_nofault(&self, gpa: u64, to: &mut [u8]) -> Result<(), GuestAccess> {
         self.read_with(gpa, to, mm::read_nofault)
-    }
-
-    /// Writes guest memory that is there at once. Any context with the VM's address space.
-    #[inline]
-    pub(crate) fn write_nofault(&self, gpa: u64, from: &[u8]) -> Result<(), GuestAccess> {
-        self.write_with(gpa, from, mm::write_nofault)
-    }
-
-    /// Reads a little-endian number of 8 bytes. May sleep.
-    pub(crate) fn read_u64(&self, gpa: u64) -> Result<u64, GuestAccess> {
-        let mut bytes = [0; 8];
-        self.read(gpa, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    /// Like [`View::read_u64`], without sleeping.
-    #[inline]
-    pub(crate) fn read_u64_nofault(&self, gpa: u64) -> Result<u64, GuestAccess> {
-        let mut bytes = [0; 8];
-        self.read_nofault(gpa, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
     }
 
     /// Replaces the `size` (1, 2, 4 or 8) bytes at `gpa`, a multiple of `size`, by `new` if they are

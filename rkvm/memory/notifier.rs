@@ -69,6 +69,6 @@ impl<E: Entry, R: Remote> NotifierOps for Shadow<E, R> {
     }
 
     fn release(&self) {
-        self.unmap(0..self.end_gfn());
+        self.unmap_all();
     }
 }

@@ -5,7 +5,7 @@
 use super::super::{
     backend::{Backend, HwVcpu},
     host::{cpuid, Host},
-    model::cpuid::{CpuidTable, Entry, GuestFeatures, Regs, MAX_ENTRIES},
+    model::cpuid::{dynamic, CpuidTable, Entry, GuestFeatures, Regs, MAX_ENTRIES},
     run,
     vcpu::Vcpu,
     X86,
@@ -50,7 +50,8 @@ pub(super) fn set<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, arg: usize) -> Result<i
     CpuidTable::sort(&mut entries);
     if ctx.vcpu.has_run {
         // Once it has run, user space may set the same again, and nothing else.
-        return if entries[..] == ctx.vcpu.cpuid[..] {
+        let old = CpuidTable::new(&ctx.vcpu.cpuid);
+        return if old.same(&CpuidTable::new(&entries), &ctx.vcpu.dynamic(&ctx.vm.family)) {
             Ok(0)
         } else {
             Err(trace::refuse(EINVAL, c"CPUID cannot change once the vCPU has run"))
@@ -71,17 +72,20 @@ pub(super) fn set<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, arg: usize) -> Result<i
 /// `KVM_GET_CPUID2`
 ///
 /// # Errors
-/// `E2BIG` when the array is too small; the count needed is in the header then. `EFAULT`.
-pub(super) fn get<B: Backend>(v: &Vcpu<B>, arg: usize) -> Result<isize> {
+/// `E2BIG` when the array is too small. `EFAULT`.
+pub(super) fn get<B: Backend>(ctx: &Ctx<'_, X86<B>>, arg: usize) -> Result<isize> {
+    let v = &*ctx.vcpu;
     let [room, pad]: Header = user::get(arg)?;
     let needed = u32::try_from(v.cpuid.len()).map_err(|_| E2BIG)?;
-    user::put(arg, &[needed, pad])?;
     if room < needed {
         return Err(trace::refuse(E2BIG, c"the array is too small"));
     }
+    let d = v.dynamic(&ctx.vm.family);
     for (i, e) in v.cpuid.iter().enumerate() {
-        user::put(user::element::<Header, rb::kvm_cpuid_entry2>(arg, i)?, &out(e))?;
+        let now = Entry { regs: dynamic(e, &d), ..*e };
+        user::put(user::element::<Header, rb::kvm_cpuid_entry2>(arg, i)?, &out(&now))?;
     }
+    user::put(arg, &[needed, pad])?;
     Ok(0)
 }
 

@@ -31,7 +31,6 @@ mod feature {
     pub(super) const FLUSH_BY_ASID: u32 = 1 << 6;
     pub(super) const DECODE_ASSISTS: u32 = 1 << 7;
     pub(super) const PAUSE_FILTER: u32 = 1 << 10;
-    pub(super) const VGIF: u32 = 1 << 16;
     pub(super) const SPEC_CTRL: u32 = 1 << 20;
 }
 
@@ -128,7 +127,6 @@ pub(super) fn setup() -> Result<HwCaps> {
         stage2_levels: if host_la57() { 5 } else { 4 },
         next_rip: has(feature::NRIPS),
         decode_assists: has(feature::DECODE_ASSISTS),
-        vgif: has(feature::VGIF),
         flush_by_asid: has(feature::FLUSH_BY_ASID),
         pause_filter: has(feature::PAUSE_FILTER),
         tsc_scaling: has(feature::TSC_RATE),

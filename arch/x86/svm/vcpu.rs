@@ -666,11 +666,6 @@ impl HwVcpu for SvmVcpu {
             Field::SysenterEsp => b.sysenter_esp(),
             Field::SysenterEip => b.sysenter_eip(),
             Field::Pat => b.g_pat(),
-            Field::DebugCtl => b.dbgctl(),
-            Field::BrFrom => b.br_from(),
-            Field::BrTo => b.br_to(),
-            Field::LastExcpFrom => b.last_excp_from(),
-            Field::LastExcpTo => b.last_excp_to(),
             Field::SpecCtrl if self.caps.v_spec_ctrl => b.spec_ctrl(),
             Field::SpecCtrl => self.run.spec_guest(),
         }
@@ -688,11 +683,6 @@ impl HwVcpu for SvmVcpu {
             Field::SysenterEsp => b.set_sysenter_esp(v),
             Field::SysenterEip => b.set_sysenter_eip(v),
             Field::Pat => b.set_g_pat(v),
-            Field::DebugCtl => b.set_dbgctl(v),
-            Field::BrFrom => b.set_br_from(v),
-            Field::BrTo => b.set_br_to(v),
-            Field::LastExcpFrom => b.set_last_excp_from(v),
-            Field::LastExcpTo => b.set_last_excp_to(v),
             Field::SpecCtrl if self.caps.v_spec_ctrl => b.set_spec_ctrl(v),
             Field::SpecCtrl => self.run.set_spec_guest(v),
         }
@@ -732,21 +722,6 @@ impl HwVcpu for SvmVcpu {
             Event::Interrupt { .. } => {}
         }
         self.vmcb.set_eventinj(decode::encode(e));
-    }
-    fn cancel_injection(&mut self) -> Option<Event> {
-        let i = self.vmcb.eventinj();
-        if !i.valid() {
-            return None;
-        }
-        let len = self.soft_len();
-        if let Some(s) = self.soft.take() {
-            self.vmcb.set_rip(s.before);
-        }
-        if i.typ() == event_type::NMI {
-            self.set_nmi(Nmi::Open);
-        }
-        self.vmcb.set_eventinj(EventInfo::default());
-        decode::undelivered(i, len, self.vmcb.cr2())
     }
     fn set_windows(&mut self, w: Windows) {
         if w.nmi != self.windows.nmi && !w.nmi {
@@ -801,20 +776,12 @@ impl HwVcpu for SvmVcpu {
     fn set_tsc_offset(&mut self, offset: u64) {
         self.vmcb.set_tsc_offset(offset);
     }
-    fn set_tsc_ratio(&mut self, ratio: u64) {
-        // TSC_RATIO has 8 integer bits; the caller's has 32.
-        self.tsc_ratio = ratio & 0xff_ffff_ffff;
-    }
 
     fn flush_tlb(&mut self) {
         self.flush = true;
     }
     fn flush_linear(&mut self, _addr: u64) {
         // INVLPGA would do on this CPU only, and only with the ASID still valid; it is rare.
-        self.flush = true;
-    }
-    fn set_root(&mut self, root: u64) {
-        self.vmcb.set_n_cr3(root | self.host.encryption);
         self.flush = true;
     }
 

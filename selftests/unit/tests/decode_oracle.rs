@@ -6,9 +6,7 @@ mod common;
 
 use common::Rng;
 use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
-use rkvm_unit::arch::x86::model::decode::{
-    decode, Insn, Mnemonic, Mode, Opnd, Vendor, Width,
-};
+use rkvm_unit::arch::x86::model::decode::{decode, Insn, Mnemonic, Mode, Opnd, Vendor, Width};
 use rkvm_unit::arch::x86::model::regs::{Gpr, Seg};
 
 /// What iced decodes and we call invalid, and why.
@@ -19,15 +17,43 @@ fn only_iced(i: &Instruction) -> Option<&'static str> {
             &["Xstore", "Xsha", "Xcrypt", "Via_undoc", "Ccs_", "Montmul"],
             "VIA and Zhaoxin PadLock: no processor that this module runs on",
         ),
-        (&["Femms"], "3DNow!, which no processor with SVM and nested paging kept"),
-        (&["VEX_Vpermil2", "VEX_Vfm", "VEX_Vfnm"], "FMA4, dropped with Zen"),
-        (&["VEX_Ldtilecfg", "VEX_Sttilecfg", "VEX_Tile", "VEX_Td", "VEX_Tc", "VEX_T"], "AMX"),
-        (&["Reservednop_rm16_r16_0F0D", "Reservednop_rm32_r32_0F0D", "Reservednop_rm64_r64_0F0D"],
-            "register forms of PREFETCH: #UD on AMD, measured on a Zen 4"),
-        (&["Hreset", "Seamcall", "Seamret", "Seamops", "Tdcall"], "TDX modules and HRESET"),
+        (
+            &["Femms"],
+            "3DNow!, which no processor with SVM and nested paging kept",
+        ),
+        (
+            &["VEX_Vpermil2", "VEX_Vfm", "VEX_Vfnm"],
+            "FMA4, dropped with Zen",
+        ),
+        (
+            &[
+                "VEX_Ldtilecfg",
+                "VEX_Sttilecfg",
+                "VEX_Tile",
+                "VEX_Td",
+                "VEX_Tc",
+                "VEX_T",
+            ],
+            "AMX",
+        ),
+        (
+            &[
+                "Reservednop_rm16_r16_0F0D",
+                "Reservednop_rm32_r32_0F0D",
+                "Reservednop_rm64_r64_0F0D",
+            ],
+            "register forms of PREFETCH: #UD on AMD, measured on a Zen 4",
+        ),
+        (
+            &["Hreset", "Seamcall", "Seamret", "Seamops", "Tdcall"],
+            "TDX modules and HRESET",
+        ),
         (&["VEX_KNC"], "Knights Corner"),
     ];
-    table.iter().find(|(p, _)| p.iter().any(|p| name.starts_with(p))).map(|&(_, why)| why)
+    table
+        .iter()
+        .find(|(p, _)| p.iter().any(|p| name.starts_with(p)))
+        .map(|&(_, why)| why)
 }
 
 fn iced(bytes: &[u8], mode: Mode) -> Option<Instruction> {
@@ -51,7 +77,9 @@ fn describe(bytes: &[u8], mode: Mode) -> String {
 
 /// EVEX: we take its length and do not ask whether the instruction exists, since none is emulated.
 fn evex(o: &Insn, bytes: &[u8]) -> bool {
-    let prefixes = bytes.iter().take_while(|b| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0x40..=0x4f));
+    let prefixes = bytes
+        .iter()
+        .take_while(|b| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0x40..=0x4f));
     o.mnemonic == Mnemonic::Other && bytes[prefixes.count()] == 0x62
 }
 
@@ -98,9 +126,14 @@ fn differs(o: &Insn, i: &Instruction, is_64: bool) -> Option<String> {
                     return Some("memory operand".into());
                 }
             }
-            OpKind::Immediate8to16 | OpKind::Immediate8to32 | OpKind::Immediate8to64
-            | OpKind::Immediate8 | OpKind::Immediate16 | OpKind::Immediate32
-            | OpKind::Immediate32to64 | OpKind::Immediate64 => {
+            OpKind::Immediate8to16
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate8
+            | OpKind::Immediate16
+            | OpKind::Immediate32
+            | OpKind::Immediate32to64
+            | OpKind::Immediate64 => {
                 let want = i.immediate(n);
                 let one = o.ops.contains(&Opnd::One);
                 let mask = match o.opsize {
@@ -217,11 +250,28 @@ fn same_name(o: &Insn, i: &Instruction) -> bool {
         M::Vmmcall => among(&["vmmcall", "vmgexit"]),
         M::Ldmxcsr | M::Stmxcsr => theirs.ends_with(&ours),
         M::VecMov => theirs.contains("mov") || theirs == "lddqu" || theirs == "vlddqu",
-        M::Movs | M::Cmps | M::Scas | M::Lods | M::Stos | M::Ins | M::Outs | M::Iret
-        | M::Pushf | M::Popf | M::Pusha | M::Popa | M::Sysexit | M::Sysret | M::Loop
-        | M::Loope | M::Loopne | M::Vmrun | M::Vmload | M::Vmsave | M::Invlpga | M::Monitor => {
-            theirs.starts_with(&ours)
-        }
+        M::Movs
+        | M::Cmps
+        | M::Scas
+        | M::Lods
+        | M::Stos
+        | M::Ins
+        | M::Outs
+        | M::Iret
+        | M::Pushf
+        | M::Popf
+        | M::Pusha
+        | M::Popa
+        | M::Sysexit
+        | M::Sysret
+        | M::Loop
+        | M::Loope
+        | M::Loopne
+        | M::Vmrun
+        | M::Vmload
+        | M::Vmsave
+        | M::Invlpga
+        | M::Monitor => theirs.starts_with(&ours),
         // F3 REX.B 90: measured on a Zen 4, the registers are exchanged.
         M::Xchg if theirs == "pause" => o.prefixes.rex & 1 != 0,
         _ => theirs == ours,
@@ -250,7 +300,10 @@ fn compare(t: &mut Tally, bytes: &[u8], mode: Mode) {
         (Ok(o), Some(i)) => {
             t.valid += 1;
             if usize::from(o.len) != i.len() {
-                (format!("len {:?}", i.code()), format!("{} != {}", o.len, i.len()))
+                (
+                    format!("len {:?}", i.code()),
+                    format!("{} != {}", o.len, i.len()),
+                )
             } else if let Some(why) = differs(o, i, mode.is_64()) {
                 (format!("{:?} {why}", i.code()), format!("{o:?}"))
             } else {
@@ -263,7 +316,14 @@ fn compare(t: &mut Tally, bytes: &[u8], mode: Mode) {
             return;
         }
         (Ok(o), None) => (
-            format!("only ours {} op {:02x} {:?} pp{:?} modrm {:02x}", if o.vex.is_some() {"VEX"} else {"legacy"}, o.opcode, o.mnemonic, o.prefixes.rep, o.modrm & 0xf8),
+            format!(
+                "only ours {} op {:02x} {:?} pp{:?} modrm {:02x}",
+                if o.vex.is_some() { "VEX" } else { "legacy" },
+                o.opcode,
+                o.mnemonic,
+                o.prefixes.rep,
+                o.modrm & 0xf8
+            ),
             String::new(),
         ),
         (Err(e), Some(i)) => {
@@ -277,7 +337,8 @@ fn compare(t: &mut Tally, bytes: &[u8], mode: Mode) {
     let n = t.kinds.entry(kind.clone()).or_default();
     *n += 1;
     if *n == 1 {
-        t.failures.push(format!("{kind} {msg}: {}", describe(bytes, mode)));
+        t.failures
+            .push(format!("{kind} {msg}: {}", describe(bytes, mode)));
     }
 }
 
@@ -292,7 +353,9 @@ fn bytes(r: &mut Rng) -> [u8; 15] {
     }
     let mut at = 0;
     for _ in 0..r.pick(&[0, 0, 0, 1, 1, 2, 3]) {
-        b[at] = r.pick(&[0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65]);
+        b[at] = r.pick(&[
+            0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65,
+        ]);
         at += 1;
     }
     if r.one_in(3) {
@@ -307,7 +370,7 @@ fn bytes(r: &mut Rng) -> [u8; 15] {
         _ => {
             b[at] = r.pick(&[0xc4, 0xc5]);
             if r.one_in(2) {
-                b[at + 1] = b[at + 1] & 0xe0 | 1 + r.u8() % 3;
+                b[at + 1] = (b[at + 1] & 0xe0) | (1 + r.u8() % 3);
             }
         }
     }
@@ -328,7 +391,10 @@ fn agrees_with_iced() {
             compare(&mut t, &b, m);
         }
     }
-    println!("{} compared, {} valid, {} excepted", t.compared, t.valid, t.excepted);
+    println!(
+        "{} compared, {} valid, {} excepted",
+        t.compared, t.valid, t.excepted
+    );
     for f in &t.failures {
         let _ = &f;
         println!("{f}");

@@ -39,9 +39,17 @@ fn asks_for_more_bytes_and_never_for_too_many() {
         assert_ne!(whole, Err(DecodeError::NeedMore));
         let Ok(i) = whole else { continue };
         let n = usize::from(i.len);
-        assert_eq!(decode(&b[..n], mode), Ok(i), "the bytes after it do not matter");
+        assert_eq!(
+            decode(&b[..n], mode),
+            Ok(i),
+            "the bytes after it do not matter"
+        );
         for short in 0..n {
-            assert_eq!(decode(&b[..short], mode), Err(DecodeError::NeedMore), "{b:02x?} {short}");
+            assert_eq!(
+                decode(&b[..short], mode),
+                Err(DecodeError::NeedMore),
+                "{b:02x?} {short}"
+            );
         }
     }
 }
@@ -49,19 +57,19 @@ fn asks_for_more_bytes_and_never_for_too_many() {
 #[test]
 fn lock_needs_memory_that_is_written() {
     for (ok, code) in [
-        (true, &[0xf0, 0x01, 0x00][..]),              // lock add [rax], eax
-        (false, &[0xf0, 0x01, 0xc0]),                 // lock add eax, eax
-        (false, &[0xf0, 0x39, 0x00]),                 // lock cmp [rax], eax
-        (false, &[0xf0, 0x03, 0x00]),                 // lock add eax, [rax]
-        (true, &[0xf0, 0x0f, 0xb1, 0x0a]),            // lock cmpxchg [rdx], ecx
-        (true, &[0xf0, 0x48, 0x0f, 0xc7, 0x0f]),      // lock cmpxchg16b [rdi]
-        (true, &[0xf0, 0x87, 0x07]),                  // lock xchg [rdi], eax
-        (false, &[0xf0, 0x90]),                       // lock nop
-        (false, &[0xf0, 0x0f, 0xba, 0x20, 1]),        // lock bt [rax], 1
-        (true, &[0xf0, 0x0f, 0xba, 0x28, 1]),         // lock bts [rax], 1
-        (false, &[0xf0, 0x89, 0x00]),                 // lock mov [rax], eax
-        (false, &[0xf0, 0x0f, 0x28, 0x00]),           // lock movaps
-        (false, &[0xf0, 0xf3, 0xa4]),                 // lock rep movsb
+        (true, &[0xf0, 0x01, 0x00][..]),         // lock add [rax], eax
+        (false, &[0xf0, 0x01, 0xc0]),            // lock add eax, eax
+        (false, &[0xf0, 0x39, 0x00]),            // lock cmp [rax], eax
+        (false, &[0xf0, 0x03, 0x00]),            // lock add eax, [rax]
+        (true, &[0xf0, 0x0f, 0xb1, 0x0a]),       // lock cmpxchg [rdx], ecx
+        (true, &[0xf0, 0x48, 0x0f, 0xc7, 0x0f]), // lock cmpxchg16b [rdi]
+        (true, &[0xf0, 0x87, 0x07]),             // lock xchg [rdi], eax
+        (false, &[0xf0, 0x90]),                  // lock nop
+        (false, &[0xf0, 0x0f, 0xba, 0x20, 1]),   // lock bt [rax], 1
+        (true, &[0xf0, 0x0f, 0xba, 0x28, 1]),    // lock bts [rax], 1
+        (false, &[0xf0, 0x89, 0x00]),            // lock mov [rax], eax
+        (false, &[0xf0, 0x0f, 0x28, 0x00]),      // lock movaps
+        (false, &[0xf0, 0xf3, 0xa4]),            // lock rep movsb
     ] {
         assert_eq!(decode(code, M64).is_ok(), ok, "{code:02x?}");
     }
@@ -72,7 +80,10 @@ fn lock_names_cr8_on_amd() {
     let i = decode(&[0xf0, 0x0f, 0x20, 0xc1], M32).unwrap();
     assert_eq!((i.mnemonic, i.reg(), i.rm()), (Mnemonic::MovFromCr, 8, 1));
     let intel = Mode::new(Width::Bits32, Vendor::Intel);
-    assert_eq!(decode(&[0xf0, 0x0f, 0x20, 0xc1], intel), Err(DecodeError::Invalid));
+    assert_eq!(
+        decode(&[0xf0, 0x0f, 0x20, 0xc1], intel),
+        Err(DecodeError::Invalid)
+    );
 }
 
 #[test]
@@ -82,17 +93,32 @@ fn memory_operands() {
     let m = i.mem.unwrap();
     assert!(m.rip_relative && m.base.is_none() && m.seg == Seg::Fs && m.disp == 16);
     // The same bytes in 32-bit code are an absolute address.
-    let m = decode(&[0x64, 0x8b, 0x05, 0x10, 0, 0, 0], M32).unwrap().mem.unwrap();
+    let m = decode(&[0x64, 0x8b, 0x05, 0x10, 0, 0, 0], M32)
+        .unwrap()
+        .mem
+        .unwrap();
     assert!(!m.rip_relative && m.base.is_none());
     // mov [r12 + r13*8 - 1], al
-    let m = decode(&[0x43, 0x88, 0x44, 0xec, 0xff], M64).unwrap().mem.unwrap();
-    assert_eq!((m.base, m.index, m.scale, m.disp), (Some(Gpr::R12), Some(Gpr::R13), 3, -1));
+    let m = decode(&[0x43, 0x88, 0x44, 0xec, 0xff], M64)
+        .unwrap()
+        .mem
+        .unwrap();
+    assert_eq!(
+        (m.base, m.index, m.scale, m.disp),
+        (Some(Gpr::R12), Some(Gpr::R13), 3, -1)
+    );
     // mov ax, [bp + di + 0x1234]: by way of SS
     let m = decode(&[0x8b, 0x83, 0x34, 0x12], M16).unwrap().mem.unwrap();
-    assert_eq!((m.base, m.index, m.seg), (Some(Gpr::Rbp), Some(Gpr::Rdi), Seg::Ss));
+    assert_eq!(
+        (m.base, m.index, m.seg),
+        (Some(Gpr::Rbp), Some(Gpr::Rdi), Seg::Ss)
+    );
     // mov al, [moffs64]
     let i = decode(&[0xa0, 1, 2, 3, 4, 5, 6, 7, 8], M64).unwrap();
-    assert_eq!((i.ops[1], i.mem.unwrap().disp), (Opnd::Ob, 0x0807_0605_0403_0201));
+    assert_eq!(
+        (i.ops[1], i.mem.unwrap().disp),
+        (Opnd::Ob, 0x0807_0605_0403_0201)
+    );
 }
 
 #[test]
@@ -111,8 +137,14 @@ fn prefixes_count_as_hardware_counts_them() {
     // REX.W wins over 66.
     assert_eq!(decode(&[0x66, 0x48, 0x89, 0xc8], M64).unwrap().opsize, 8);
     // The last of F2 and F3 counts.
-    assert_eq!(decode(&[0xf2, 0xf3, 0xa4], M64).unwrap().prefixes.rep, Rep::Rep);
-    assert_eq!(decode(&[0xf3, 0xf2, 0xa4], M64).unwrap().prefixes.rep, Rep::Repne);
+    assert_eq!(
+        decode(&[0xf2, 0xf3, 0xa4], M64).unwrap().prefixes.rep,
+        Rep::Rep
+    );
+    assert_eq!(
+        decode(&[0xf3, 0xf2, 0xa4], M64).unwrap().prefixes.rep,
+        Rep::Repne
+    );
     // DS, ES, SS, CS mean nothing in 64-bit mode and do not cancel FS.
     let m = decode(&[0x64, 0x3e, 0x8b, 0x00], M64).unwrap().mem.unwrap();
     assert_eq!(m.seg, Seg::Fs);
@@ -181,13 +213,25 @@ fn lengths_of_what_exits() {
             let mut b = code.to_vec();
             b.resize(15, 0x90);
             assert_eq!(length_of(&b, mode, m), Some(n as u8), "{m:?} {mode:?}");
-            assert_eq!(length_of(&b[..n], mode, m), Some(n as u8), "{m:?} without bytes behind");
+            assert_eq!(
+                length_of(&b[..n], mode, m),
+                Some(n as u8),
+                "{m:?} without bytes behind"
+            );
             assert_eq!(length_of(&b[..n - 1], mode, m), None, "{m:?} cut off");
             // A prefix leaves the quick way.
             b.insert(0, 0x2e);
-            assert_eq!(length_of(&b, mode, m), Some(n as u8 + 1), "{m:?} {mode:?} with prefix");
+            assert_eq!(
+                length_of(&b, mode, m),
+                Some(n as u8 + 1),
+                "{m:?} {mode:?} with prefix"
+            );
             // Another instruction is none of it.
-            let other = if m == Mnemonic::Hlt { Mnemonic::Cpuid } else { Mnemonic::Hlt };
+            let other = if m == Mnemonic::Hlt {
+                Mnemonic::Cpuid
+            } else {
+                Mnemonic::Hlt
+            };
             assert_eq!(length_of(&b, mode, other), None);
         }
     }
@@ -204,7 +248,10 @@ fn quick_lengths_are_the_decoders() {
             b[r.below(3) as usize] = r.u8();
         }
         let mode = r.pick(&[M16, M32, M64, I64]);
-        let slow = decode(&b, mode).ok().filter(|i| i.mnemonic == m).map(|i| i.len);
+        let slow = decode(&b, mode)
+            .ok()
+            .filter(|i| i.mnemonic == m)
+            .map(|i| i.len);
         assert_eq!(length_of(&b, mode, m), slow, "{m:?} {b:02x?} {mode:?}");
     }
 }

@@ -6,11 +6,13 @@
 
 mod common;
 
+use std::sync::OnceLock;
+
 use common::env::{attr, flat, TestEnv};
 use common::native::{Ldt, Native, Stopped, CODE, DATA, DATA_LEN};
 use common::{undefined, Rng};
 use rkvm_unit::arch::x86::model::decode::{Insn, Mnemonic, Rep, Vendor, Width};
-use rkvm_unit::arch::x86::model::emulate::{Outcome, Regs, Stop};
+use rkvm_unit::arch::x86::model::emulate::{Feature, Outcome, Regs, Stop};
 use rkvm_unit::arch::x86::model::regs::{
     cr0, rflags, vector, DescTable, Gpr, Gprs, Seg, SegAttr, Segment,
 };
@@ -27,13 +29,40 @@ const LDT: [Ldt; 7] = {
         pages: false,
     };
     [
-        Ldt { base: CODE as u32, code: true, ..base }, // 16-bit code
-        base,                                          // 16-bit data, 64 KiB
-        Ldt { limit: 0x7fff, big: true, ..base },      // half of it
-        Ldt { limit: 0x7fff, expand_down: true, ..base }, // the other half
-        Ldt { read_only: true, ..base },
-        Ldt { limit: 0x1f, pages: true, big: true, expand_down: true, ..base },
-        Ldt { base: 0, limit: 0xf_ffff, pages: true, big: true, ..base }, // flat
+        Ldt {
+            base: CODE as u32,
+            code: true,
+            ..base
+        }, // 16-bit code
+        base, // 16-bit data, 64 KiB
+        Ldt {
+            limit: 0x7fff,
+            big: true,
+            ..base
+        }, // half of it
+        Ldt {
+            limit: 0x7fff,
+            expand_down: true,
+            ..base
+        }, // the other half
+        Ldt {
+            read_only: true,
+            ..base
+        },
+        Ldt {
+            limit: 0x1f,
+            pages: true,
+            big: true,
+            expand_down: true,
+            ..base
+        },
+        Ldt {
+            base: 0,
+            limit: 0xf_ffff,
+            pages: true,
+            big: true,
+            ..base
+        }, // flat
     ]
 };
 const CODE16: u16 = 7;
@@ -52,7 +81,11 @@ fn raw_to_segment(selector: u16, raw: u64) -> Segment {
     Segment {
         selector,
         attr,
-        limit: if attr.granularity() { limit << 12 | 0xfff } else { limit },
+        limit: if attr.granularity() {
+            limit << 12 | 0xfff
+        } else {
+            limit
+        },
         base: raw >> 16 & 0xff_ffff | raw >> 32 & 0xff00_0000,
     }
 }
@@ -75,23 +108,161 @@ fn segment(selector: u16) -> Segment {
 /// Instructions that a single step of user code can show. System calls are not among them.
 fn testable(i: &Insn) -> bool {
     use Mnemonic::*;
-    match i.mnemonic {
-        Aaa | Aad | Aam | Aas | Adc | Adcx | Add | Adox | And | Andn | Bextr | Blsi | Blsmsk
-        | Blsr | Bound | Bsf | Bsr | Bswap | Bt | Btc | Btr | Bts | Bzhi | CallNear | CallRel
-        | Cbw | Clc | Cld | Clflush | Cli | Cmc | Cmov | Cmp | Cmps | Cmpxchg | Cmpxchg8b | Cwd
-        | Daa | Das | Dec | Div | Enter | Fence | Hlt | Idiv | Imul | Imul1 | In | Inc | Ins
-        | Jcc | Jcxz | JmpNear | JmpRel | Lahf | Ldmxcsr | Lea | Leave | Lods | Loop | Loope
-        | Loopne | Lzcnt | Mov | Movbe | MovFromSeg | Movnti | Movs | Movsx | Movsxd | Movzx
-        | Mul | Mulx | Neg | Nop | Not | Or | Out | Outs | Pause | Pdep | Pext | Pop | Popa
-        | Popcnt | Popf | Push | Pusha | PushSeg | Pushf | Rcl | Rcr | RetNear | Rol | Ror | Rorx
-        | Sahf | Salc | Sar | Sarx | Sbb | Scas | Set | Shl | Shld | Shlx | Shr | Shrd | Shrx
-        | Sti | Stmxcsr | Stos | Sub | Test | Tzcnt | Ud | VecMov | Xadd | Xchg | Xlat | Xor
-        | Lmsw | Clts | Invd | Wbinvd | Rdmsr | Wrmsr | MovFromCr | MovToCr | MovFromDr
-        | MovToDr | Lgdt | Lidt | Lldt | Ltr | Swapgs | Lar | Lsl | Verr | Verw | Arpl => true,
-        MovToSeg | PopSeg | Lds | Les | Lfs | Lgs | Lss | JmpFar | JmpFarImm | CallFar
-        | CallFarImm | RetFar => true,
-        _ => false,
-    }
+    matches!(
+        i.mnemonic,
+        Aaa | Aad
+            | Aam
+            | Aas
+            | Adc
+            | Adcx
+            | Add
+            | Adox
+            | And
+            | Andn
+            | Bextr
+            | Blsi
+            | Blsmsk
+            | Blsr
+            | Bound
+            | Bsf
+            | Bsr
+            | Bswap
+            | Bt
+            | Btc
+            | Btr
+            | Bts
+            | Bzhi
+            | CallNear
+            | CallRel
+            | Cbw
+            | Clc
+            | Cld
+            | Clflush
+            | Cli
+            | Cmc
+            | Cmov
+            | Cmp
+            | Cmps
+            | Cmpxchg
+            | Cmpxchg8b
+            | Cwd
+            | Daa
+            | Das
+            | Dec
+            | Div
+            | Enter
+            | Fence
+            | Hlt
+            | Idiv
+            | Imul
+            | Imul1
+            | In
+            | Inc
+            | Ins
+            | Jcc
+            | Jcxz
+            | JmpNear
+            | JmpRel
+            | Lahf
+            | Ldmxcsr
+            | Lea
+            | Leave
+            | Lods
+            | Loop
+            | Loope
+            | Loopne
+            | Lzcnt
+            | Mov
+            | Movbe
+            | MovFromSeg
+            | Movnti
+            | Movs
+            | Movsx
+            | Movsxd
+            | Movzx
+            | Mul
+            | Mulx
+            | Neg
+            | Nop
+            | Not
+            | Or
+            | Out
+            | Outs
+            | Pause
+            | Pdep
+            | Pext
+            | Pop
+            | Popa
+            | Popcnt
+            | Popf
+            | Push
+            | Pusha
+            | PushSeg
+            | Pushf
+            | Rcl
+            | Rcr
+            | RetNear
+            | Rol
+            | Ror
+            | Rorx
+            | Sahf
+            | Salc
+            | Sar
+            | Sarx
+            | Sbb
+            | Scas
+            | Set
+            | Shl
+            | Shld
+            | Shlx
+            | Shr
+            | Shrd
+            | Shrx
+            | Sti
+            | Stmxcsr
+            | Stos
+            | Sub
+            | Test
+            | Tzcnt
+            | Ud
+            | VecMov
+            | Xadd
+            | Xchg
+            | Xlat
+            | Xor
+            | Lmsw
+            | Clts
+            | Invd
+            | Wbinvd
+            | Rdmsr
+            | Wrmsr
+            | MovFromCr
+            | MovToCr
+            | MovFromDr
+            | MovToDr
+            | Lgdt
+            | Lidt
+            | Lldt
+            | Ltr
+            | Swapgs
+            | Lar
+            | Lsl
+            | Verr
+            | Verw
+            | Arpl
+            | MovToSeg
+            | PopSeg
+            | Lds
+            | Les
+            | Lfs
+            | Lgs
+            | Lss
+            | JmpFar
+            | JmpFarImm
+            | CallFar
+            | CallFarImm
+            | RetFar
+    )
 }
 
 /// A random instruction: prefixes, a map, an opcode, and the rest random.
@@ -102,7 +273,9 @@ fn code(r: &mut Rng, is_64: bool) -> [u8; 15] {
     }
     let mut at = 0;
     for _ in 0..r.pick(&[0, 0, 0, 0, 1, 1, 2]) {
-        b[at] = r.pick(&[0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65]);
+        b[at] = r.pick(&[
+            0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65,
+        ]);
         at += 1;
     }
     if is_64 && r.one_in(2) {
@@ -111,14 +284,10 @@ fn code(r: &mut Rng, is_64: bool) -> [u8; 15] {
     }
     match r.below(12) {
         0..=6 => {}
-        7..=9 => {
-            b[at] = 0x0f;
-            at += 1;
-        }
+        7..=9 => b[at] = 0x0f,
         10 => {
             (b[at], b[at + 1]) = (0x0f, 0x38);
             b[at + 2] = 0xf0 | r.u8() & 7;
-            at += 2;
         }
         _ => {
             b[at] = 0xc4;
@@ -129,7 +298,9 @@ fn code(r: &mut Rng, is_64: bool) -> [u8; 15] {
             let pp = r.u8() & 3;
             b[at + 2] = b[at + 2] & 0xf8 | pp;
             b[at + 3] = match b[at + 1] & 3 {
-                1 => r.pick(&[0x10, 0x11, 0x28, 0x29, 0x6e, 0x6f, 0x7e, 0x7f, 0xd6, 0x12, 0x16]),
+                1 => r.pick(&[
+                    0x10, 0x11, 0x28, 0x29, 0x6e, 0x6f, 0x7e, 0x7f, 0xd6, 0x12, 0x16,
+                ]),
                 2 => r.pick(&[0xf2, 0xf3, 0xf5, 0xf6, 0xf7]),
                 _ => 0xf0,
             };
@@ -182,7 +353,9 @@ fn aim(r: &mut Rng, env: &TestEnv, insn: &Insn, regs: &mut Regs) {
 
 /// A data segment selector.
 fn selector(r: &mut Rng) -> u16 {
-    r.pick(&[USER_DS, USER_DS, DATA16, 0x17, 0x1f, 0x27, 0x2f, FLAT_LDT, 0])
+    r.pick(&[
+        USER_DS, USER_DS, DATA16, 0x17, 0x1f, 0x27, 0x2f, FLAT_LDT, 0,
+    ])
 }
 
 fn new_case(r: &mut Rng, width: Width, ram: &[u8]) -> Option<Case> {
@@ -190,9 +363,13 @@ fn new_case(r: &mut Rng, width: Width, ram: &[u8]) -> Option<Case> {
     let mut bytes = code(r, is_64);
     let mut env = TestEnv::long64(DATA, 0);
     env.vendor = vendor();
+    env.missing = missing();
     env.cpl = 3;
     env.cr0 |= cr0::AM;
-    env.gdtr = DescTable { base: TABLES, limit: 0x7f };
+    env.gdtr = DescTable {
+        base: TABLES,
+        limit: 0x7f,
+    };
     env.ldtr = Segment {
         selector: 0x50,
         attr: SegAttr(0x82),
@@ -221,7 +398,11 @@ fn new_case(r: &mut Rng, width: Width, ram: &[u8]) -> Option<Case> {
         env.segs[Seg::Fs as usize].base = r.pick(&[0, DATA, 0x1000]);
         env.segs[Seg::Gs as usize].base = r.pick(&[0, DATA, 0x1000]);
     }
-    let mut regs = Regs { gprs: Gprs::default(), rip: CODE + 0x800, rflags: 0x202 };
+    let mut regs = Regs {
+        gprs: Gprs::default(),
+        rip: CODE + 0x800,
+        rflags: 0x202,
+    };
     regs.rip -= env.segs[Seg::Cs as usize].base;
     for g in Gpr::ALL {
         let v = r.value();
@@ -240,7 +421,7 @@ fn new_case(r: &mut Rng, width: Width, ram: &[u8]) -> Option<Case> {
     }
     // Strings and the stack have their own registers.
     let at = |r: &mut Rng, seg: Seg, env: &TestEnv| {
-        let off = r.below(DATA_LEN as u64 - 128) + 64 & if r.one_in(2) { !7 } else { !0 };
+        let off = (r.below(DATA_LEN as u64 - 128) + 64) & if r.one_in(2) { !7 } else { !0 };
         (DATA + off).wrapping_sub(env.segs[seg as usize].base)
     };
     if !r.one_in(12) {
@@ -274,10 +455,19 @@ fn new_case(r: &mut Rng, width: Width, ram: &[u8]) -> Option<Case> {
     }
     env.ram = ram.to_vec();
     select(r, &mut env, &insn, &mut regs);
-    if matches!(insn.mnemonic, Mnemonic::MovToSeg | Mnemonic::PopSeg | Mnemonic::Lss) {
+    if matches!(
+        insn.mnemonic,
+        Mnemonic::MovToSeg | Mnemonic::PopSeg | Mnemonic::Lss
+    ) {
         bytes[usize::from(insn.len)..].fill(0x90);
     }
-    Some(Case { env, regs, bytes, insn, was_64: is_64 })
+    Some(Case {
+        env,
+        regs,
+        bytes,
+        insn,
+        was_64: is_64,
+    })
 }
 
 /// Gives instructions that take a selector one that exists, mostly, where they look for it.
@@ -285,7 +475,8 @@ fn select(r: &mut Rng, env: &mut TestEnv, insn: &Insn, regs: &mut Regs) {
     use Mnemonic::*;
     let size = u64::from(insn.opsize);
     let any = r.pick(&[
-        USER_DS, USER_CS32, USER_CS64, CODE16, DATA16, 0x17, 0x1f, 0x27, 0x2f, FLAT_LDT, 0, 3, 0x10, 0x18, 0x3f,
+        USER_DS, USER_CS32, USER_CS64, CODE16, DATA16, 0x17, 0x1f, 0x27, 0x2f, FLAT_LDT, 0, 3,
+        0x10, 0x18, 0x3f,
     ]);
     if r.one_in(10) {
         return;
@@ -297,7 +488,12 @@ fn select(r: &mut Rng, env: &mut TestEnv, insn: &Insn, regs: &mut Regs) {
         }
     };
     let stack = env.segs[Seg::Ss as usize].base.wrapping_add(
-        regs.gprs.get(Gpr::Rsp) & mask(if insn.addrsize == 8 { 8 } else { 2 + 2 * u8::from(env.segs[Seg::Ss as usize].attr.db()) }),
+        regs.gprs.get(Gpr::Rsp)
+            & mask(if insn.addrsize == 8 {
+                8
+            } else {
+                2 + 2 * u8::from(env.segs[Seg::Ss as usize].attr.db())
+            }),
     );
     match insn.mnemonic {
         RetFar => {
@@ -307,7 +503,8 @@ fn select(r: &mut Rng, env: &mut TestEnv, insn: &Insn, regs: &mut Regs) {
             put(env, stack, &target.to_le_bytes()[..insn.opsize.into()]);
         }
         PopSeg => put(env, stack, &any.to_le_bytes()),
-        Lar | Lsl | Verr | Verw | Arpl | MovToSeg | Lds | Les | Lfs | Lgs | Lss | JmpFar | CallFar => {
+        Lar | Lsl | Verr | Verw | Arpl | MovToSeg | Lds | Les | Lfs | Lgs | Lss | JmpFar
+        | CallFar => {
             let Some(m) = insn.mem else {
                 regs.gprs.set(Gpr::from_low4(insn.rm()), u64::from(any));
                 return;
@@ -317,7 +514,11 @@ fn select(r: &mut Rng, env: &mut TestEnv, insn: &Insn, regs: &mut Regs) {
             let ea = base.wrapping_add(index).wrapping_add(m.disp as u64) & mask(insn.addrsize);
             let la = env.segs[m.seg as usize].base.wrapping_add(ea);
             let offset = match insn.mnemonic {
-                Lds | Les | Lfs | Lgs | Lss | JmpFar | CallFar if size == 8 && vendor() == Vendor::Amd => 4,
+                Lds | Les | Lfs | Lgs | Lss | JmpFar | CallFar
+                    if size == 8 && vendor() == Vendor::Amd =>
+                {
+                    4
+                }
                 Lds | Les | Lfs | Lgs | Lss | JmpFar | CallFar => size,
                 _ => 0,
             };
@@ -330,13 +531,33 @@ fn select(r: &mut Rng, env: &mut TestEnv, insn: &Insn, regs: &mut Regs) {
     }
 }
 
+/// What this processor lacks.
+fn missing() -> Vec<Feature> {
+    [
+        (is_x86_feature_detected!("adx"), Feature::Adx),
+        (is_x86_feature_detected!("avx"), Feature::Avx),
+        (is_x86_feature_detected!("bmi1"), Feature::Bmi1),
+        (is_x86_feature_detected!("bmi2"), Feature::Bmi2),
+        (is_x86_feature_detected!("cmpxchg16b"), Feature::Cx16),
+        (is_x86_feature_detected!("lzcnt"), Feature::Lzcnt),
+        (is_x86_feature_detected!("movbe"), Feature::Movbe),
+        (is_x86_feature_detected!("popcnt"), Feature::Popcnt),
+    ]
+    .into_iter()
+    .filter_map(|(has, f)| (!has).then_some(f))
+    .collect()
+}
+
 fn vendor() -> Vendor {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    if info.contains("AuthenticAMD") || info.contains("HygonGenuine") {
-        Vendor::Amd
-    } else {
-        Vendor::Intel
-    }
+    static VENDOR: OnceLock<Vendor> = OnceLock::new();
+    *VENDOR.get_or_init(|| {
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        if info.contains("AuthenticAMD") || info.contains("HygonGenuine") {
+            Vendor::Amd
+        } else {
+            Vendor::Intel
+        }
+    })
 }
 
 /// The model's GDT and LDT.
@@ -403,11 +624,25 @@ const COMPARED: u64 = rflags::CF
     | rflags::DF
     | rflags::AC;
 
-fn compare(n: &Native, c: &Case, after: &Regs, stopped: Stopped, ours: Result<Outcome, Stop>) -> Option<String> {
+fn compare(
+    n: &Native,
+    c: &Case,
+    after: &Regs,
+    stopped: Stopped,
+    ours: Result<Outcome, Stop>,
+) -> Option<String> {
     let u = n.regs();
     match (stopped, ours) {
-        (Stopped::Stepped, Ok(Outcome::Done { trap: true, .. } | Outcome::Partial { trap: true })) => {}
-        (Stopped::Stepped, Ok(Outcome::Done { shadow: Some(_), .. })) => {}
+        (
+            Stopped::Stepped,
+            Ok(Outcome::Done { trap: true, .. } | Outcome::Partial { trap: true }),
+        ) => {}
+        (
+            Stopped::Stepped,
+            Ok(Outcome::Done {
+                shadow: Some(_), ..
+            }),
+        ) => {}
         (Stopped::Signal(s, code, addr), Err(Stop::Fault(e))) => {
             if !signal_vector(s, code).contains(&e.vector) {
                 return Some(format!("signal {s} code {code} at {addr:x}, ours {e:x?}"));
@@ -433,18 +668,31 @@ fn compare(n: &Native, c: &Case, after: &Regs, stopped: Stopped, ours: Result<Ou
         }
     }
     // After a load of SS the processor goes on for one instruction, a NOP.
-    let shadow = matches!(ours, Ok(Outcome::Done { shadow: Some(_), .. }));
+    let shadow = matches!(
+        ours,
+        Ok(Outcome::Done {
+            shadow: Some(_),
+            ..
+        })
+    );
     if u.rip != after.rip + u64::from(shadow) {
         return Some(format!("rip {:x}, ours {:x}", u.rip, after.rip));
     }
     let mask = COMPARED & !undefined(&c.insn, &c.regs)?;
     if (u.eflags ^ after.rflags) & mask != 0 {
-        return Some(format!("flags {:x}, ours {:x}", u.eflags & mask, after.rflags & mask));
+        return Some(format!(
+            "flags {:x}, ours {:x}",
+            u.eflags & mask,
+            after.rflags & mask
+        ));
     }
     let selectors = [u.es, u.cs, u.ss, u.ds, u.fs, u.gs];
     for (i, s) in selectors.into_iter().enumerate() {
         if s != u64::from(c.env.segs[i].selector) {
-            return Some(format!("segment {i} {s:x}, ours {:x}", c.env.segs[i].selector));
+            return Some(format!(
+                "segment {i} {s:x}, ours {:x}",
+                c.env.segs[i].selector
+            ));
         }
     }
     None
@@ -473,14 +721,17 @@ fn run(native: &mut Native, width: Width, salt: u64, wanted: u64) {
     let mut failures = std::collections::BTreeMap::<String, (u64, String)>::new();
     let mut seen = std::collections::BTreeMap::<String, (u64, u64)>::new();
     while done < wanted {
-        let Some(mut c) = new_case(&mut r, width, &ram) else { continue };
+        let Some(mut c) = new_case(&mut r, width, &ram) else {
+            continue;
+        };
         let wide = c.insn.vex.is_some_and(|v| v.l);
         if c.insn.mnemonic == Mnemonic::VecMov && wide {
             continue; // the upper halves cannot be seen
         }
         c.env.tables_at = TABLES;
         c.env.tables = tables();
-        let vector = c.insn.vec.is_some() || matches!(c.insn.mnemonic, Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr);
+        let vector = c.insn.vec.is_some()
+            || matches!(c.insn.mnemonic, Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr);
         if vector {
             let mut f = native.fpregs();
             for (i, x) in xmm.iter_mut().enumerate() {
@@ -515,6 +766,11 @@ fn run(native: &mut Native, width: Width, salt: u64, wanted: u64) {
         slot.0 += 1;
         slot.1 += u64::from(ours.is_ok());
         let mut why = match ours {
+            // The kernel's segment that numbers the processor is not in the model's GDT.
+            Err(Stop::Fault(e)) if e.error == Some(0x78) => {
+                native.poke(DATA, &ram);
+                continue;
+            }
             // The child's code is not the model's.
             Err(Stop::Fault(e)) if e.payload.is_some_and(|a| a.wrapping_sub(CODE) < 4096) => {
                 native.poke(DATA, &ram);
@@ -533,31 +789,44 @@ fn run(native: &mut Native, width: Width, salt: u64, wanted: u64) {
         };
         done += 1;
         native.peek(DATA, &mut theirs);
-        // The processor has written frames of ENTER when the last one faults.
-        let partial = c.insn.mnemonic == Mnemonic::Enter && ours.is_err();
+        // The processor has written some slots when a later one faults.
+        let partial = matches!(c.insn.mnemonic, Mnemonic::Enter | Mnemonic::Pusha) && ours.is_err();
         // Which of several faults comes first is not said: that of which frame of ENTER, of which
         // operand of CMPS; RETF to an inner level looks at the outer stack before it minds.
         let choice = match c.insn.mnemonic {
             Mnemonic::Enter | Mnemonic::Cmps => ours.is_err(),
             // Alignment, or the segment's limit.
             Mnemonic::VecMov => c.insn.vec.is_some_and(|v| v.aligned) && ours.is_err(),
+            Mnemonic::CallFar => matches!(ours, Err(Stop::Fault(e)) if e.vector == vector::SS),
             Mnemonic::RetFar => {
-                matches!(ours, Err(Stop::Fault(e)) if e.vector == vector::GP && e.error != Some(0))
+                matches!(ours, Err(Stop::Fault(e)) if e.vector == vector::GP)
             }
             _ => false,
         };
         if choice && stopped != Stopped::Stepped {
             why = None;
         }
-        if why.is_none() && !partial && undefined(&c.insn, &c.regs).is_some() && theirs != c.env.ram {
-            let at = theirs.iter().zip(&c.env.ram).position(|(a, b)| a != b).unwrap();
-            why = Some(format!("memory at {:x}: {:02x?}, ours {:02x?}", DATA + at as u64,
-                &theirs[at..(at + 8).min(DATA_LEN)], &c.env.ram[at..(at + 8).min(DATA_LEN)]));
+        if why.is_none() && !partial && undefined(&c.insn, &c.regs).is_some() && theirs != c.env.ram
+        {
+            let at = theirs
+                .iter()
+                .zip(&c.env.ram)
+                .position(|(a, b)| a != b)
+                .unwrap();
+            why = Some(format!(
+                "memory at {:x}: {:02x?}, ours {:02x?}",
+                DATA + at as u64,
+                &theirs[at..(at + 8).min(DATA_LEN)],
+                &c.env.ram[at..(at + 8).min(DATA_LEN)]
+            ));
         }
         if why.is_none() && vector {
             let f = native.fpregs();
             for (i, x) in c.env.xmm.iter().enumerate() {
-                let t: Vec<u8> = f.xmm_space[i * 4..i * 4 + 4].iter().flat_map(|d| d.to_le_bytes()).collect();
+                let t: Vec<u8> = f.xmm_space[i * 4..i * 4 + 4]
+                    .iter()
+                    .flat_map(|d| d.to_le_bytes())
+                    .collect();
                 if t != x[..16] {
                     why = Some(format!("xmm{i} {t:02x?}, ours {:02x?}", &x[..16]));
                 }
@@ -567,8 +836,15 @@ fn run(native: &mut Native, width: Width, salt: u64, wanted: u64) {
             }
         }
         if let Some(why) = why {
-            let kind: String = format!("{:?} {}", c.insn.mnemonic, why.split([' ', '(']).next().unwrap());
-            failures.entry(kind).or_insert_with(|| (0, describe(&c, &why))).0 += 1;
+            let kind: String = format!(
+                "{:?} {}",
+                c.insn.mnemonic,
+                why.split([' ', '(']).next().unwrap()
+            );
+            failures
+                .entry(kind)
+                .or_insert_with(|| (0, describe(&c, &why)))
+                .0 += 1;
         }
         std::mem::swap(&mut ram, &mut theirs);
     }
@@ -579,13 +855,13 @@ fn run(native: &mut Native, width: Width, salt: u64, wanted: u64) {
         println!("{n} x {k}: {d}");
     }
     println!("{width:?}: {done} instructions, {} kinds", seen.len());
-    if std::env::var("RKVM_VERBOSE").is_err() { assert!(failures.is_empty(), "{} kinds of failures", failures.len()); }
+    assert!(failures.is_empty(), "{} kinds of failures", failures.len());
 }
 
 #[test]
 fn same_as_the_processor() {
     let mut native = Native::new(&LDT);
-    run(&mut native, Width::Bits64, 64, 35_000);
-    run(&mut native, Width::Bits32, 32, 35_000);
-    run(&mut native, Width::Bits16, 16, 35_000);
+    run(&mut native, Width::Bits64, 64, 60_000);
+    run(&mut native, Width::Bits32, 32, 60_000);
+    run(&mut native, Width::Bits16, 16, 60_000);
 }

@@ -12,10 +12,17 @@ use rkvm_unit::arch::x86::model::regs::{
     cr0, cr4, rflags, vector, DescTable, Exception, Gpr, Gprs, Seg, SegAttr, Segment,
 };
 
-const DONE: Result<Outcome, Stop> = Ok(Outcome::Done { shadow: None, trap: false });
+const DONE: Result<Outcome, Stop> = Ok(Outcome::Done {
+    shadow: None,
+    trap: false,
+});
 
 fn regs(set: &[(Gpr, u64)]) -> Regs {
-    let mut r = Regs { gprs: Gprs::default(), rip: 0x1000, rflags: rflags::FIXED };
+    let mut r = Regs {
+        gprs: Gprs::default(),
+        rip: 0x1000,
+        rflags: rflags::FIXED,
+    };
     for &(g, v) in set {
         r.gprs.set(g, v);
     }
@@ -45,7 +52,12 @@ fn limits_count_the_last_byte() {
         base: 0x1_0000,
     };
     let code = [0x8b, 0x03]; // mov eax, [ebx]
-    for (at, ok) in [(0xfc, true), (0xfd, false), (0x100, false), (0xffff_fffe, false)] {
+    for (at, ok) in [
+        (0xfc, true),
+        (0xfd, false),
+        (0x100, false),
+        (0xffff_fffe, false),
+    ] {
         let mut r = regs(&[(Gpr::Rbx, at)]);
         let before = r;
         let out = e.run(&code, &mut r);
@@ -64,7 +76,12 @@ fn limits_count_the_last_byte() {
 #[test]
 fn expand_down_segments_end_below() {
     let mut e = TestEnv::prot32(0, 0x2_0000);
-    let down = |db| Segment { selector: 0x10, attr: attr(7, 0, db, false), limit: 0xfff, base: 0 };
+    let down = |db| Segment {
+        selector: 0x10,
+        attr: attr(7, 0, db, false),
+        limit: 0xfff,
+        base: 0,
+    };
     for (db, at, ok) in [
         (true, 0xfff, false),
         (true, 0x1000, true),
@@ -148,22 +165,35 @@ fn addresses_are_canonical() {
         (0x0000_7fff_ffff_fff9, GP0), // the last byte is not canonical
         (0xffff_7fff_ffff_ffff, GP0),
     ] {
-        assert_eq!(e.run(&code, &mut regs(&[(Gpr::Rbx, at)])), fault(want), "{at:x}");
+        assert_eq!(
+            e.run(&code, &mut regs(&[(Gpr::Rbx, at)])),
+            fault(want),
+            "{at:x}"
+        );
     }
     let pf = |at| fault(Exception::pf(0, at));
     let high = 0xffff_8000_0000_0000;
     assert_eq!(e.run(&code, &mut regs(&[(Gpr::Rbx, high)])), pf(high));
     // push, and by RBP: stack faults
     let at = 0x0000_8000_0000_0008;
-    assert_eq!(e.run(&[0x50], &mut regs(&[(Gpr::Rsp, at)])), fault(Exception::ss(0)));
-    assert_eq!(e.run(&[0x8b, 0x45, 0], &mut regs(&[(Gpr::Rbp, at)])), fault(Exception::ss(0)));
+    assert_eq!(
+        e.run(&[0x50], &mut regs(&[(Gpr::Rsp, at)])),
+        fault(Exception::ss(0))
+    );
+    assert_eq!(
+        e.run(&[0x8b, 0x45, 0], &mut regs(&[(Gpr::Rbp, at)])),
+        fault(Exception::ss(0))
+    );
     // 57 bits
     e.cr4 |= cr4::LA57;
     let at = 0x0000_8000_0000_0000;
     assert_eq!(e.run(&code, &mut regs(&[(Gpr::Rbx, at)])), pf(at));
     // jmp rax
     e.cr4 &= !cr4::LA57;
-    assert_eq!(e.run(&[0xff, 0xe0], &mut regs(&[(Gpr::Rax, at)])), fault(GP0));
+    assert_eq!(
+        e.run(&[0xff, 0xe0], &mut regs(&[(Gpr::Rax, at)])),
+        fault(GP0)
+    );
 }
 
 #[test]
@@ -175,7 +205,10 @@ fn user_rights_and_alignment() {
     e.logging = true;
     let mut r = regs(&[(Gpr::Rbx, 0x900)]);
     assert_eq!(e.run(&[0x01, 0x03], &mut r), fault(rw(0x900)));
-    assert!(e.log.iter().all(|l| l.3.write && l.3.user && l.3.kind == Kind::Data));
+    assert!(e
+        .log
+        .iter()
+        .all(|l| l.3.write && l.3.user && l.3.kind == Kind::Data));
     assert_eq!(e.run(&[0x8b, 0x03], &mut r), DONE);
     // #AC wants CR0.AM, RFLAGS.AC and CPL 3.
     let ac = fault(Exception::with_error(vector::AC, 0));
@@ -201,7 +234,10 @@ fn nothing_is_left_of_a_write_that_faults_on_its_second_page() {
     let before = e.ram.clone();
     let mut r = regs(&[(Gpr::Rbx, 0x1ffe), (Gpr::Rax, 0x1234_5678)]);
     let saved = r;
-    assert_eq!(e.run(&[0x89, 0x03], &mut r), fault(Exception::pf(2, 0x2000)));
+    assert_eq!(
+        e.run(&[0x89, 0x03], &mut r),
+        fault(Exception::pf(2, 0x2000))
+    );
     assert_eq!((r, &e.ram), (saved, &before));
     // pusha in 32-bit code, its last slots unmapped
     let mut e = TestEnv::prot32(0x1000, 0x1000);
@@ -241,14 +277,22 @@ fn cmps_of_two_device_registers_asks_for_both() {
     assert_eq!(e.run_with_user(&[0xa7], &mut r, 9), DONE);
     assert_eq!(e.asked.len(), 2);
     assert!(r.rflags & rflags::ZF != 0);
-    assert_eq!((r.gprs.get(Gpr::Rsi), r.gprs.get(Gpr::Rdi)), (0x1004, 0x1804));
+    assert_eq!(
+        (r.gprs.get(Gpr::Rsi), r.gprs.get(Gpr::Rdi)),
+        (0x1004, 0x1804)
+    );
 }
 
 #[test]
 fn a_lost_race_leaves_no_trace() {
     let mut e = TestEnv::long64(0, 0x1000);
     e.poke(0x100, &[1, 0, 0, 0]);
-    for code in [&[0xf0, 0x01, 0x03][..], &[0x87, 0x03], &[0xf0, 0x0f, 0xc1, 0x03], &[0xf0, 0x0f, 0xb1, 0x03]] {
+    for code in [
+        &[0xf0, 0x01, 0x03][..],
+        &[0x87, 0x03],
+        &[0xf0, 0x0f, 0xc1, 0x03],
+        &[0xf0, 0x0f, 0xb1, 0x03],
+    ] {
         e.races = 1;
         let mut r = regs(&[(Gpr::Rbx, 0x100), (Gpr::Rax, 1)]);
         let before = r;
@@ -267,9 +311,15 @@ fn rep_movs_commits_iterations_one_by_one() {
     e.poke(0x1100, b"abcdefgh");
     // The fifth byte falls off the page.
     let mut r = regs(&[(Gpr::Rsi, 0x1100), (Gpr::Rdi, 0x1ffc), (Gpr::Rcx, 8)]);
-    assert_eq!(e.run(&[0xf3, 0xa4], &mut r), fault(Exception::pf(2, 0x2000)));
+    assert_eq!(
+        e.run(&[0xf3, 0xa4], &mut r),
+        fault(Exception::pf(2, 0x2000))
+    );
     assert_eq!(r.gprs.get(Gpr::Rcx), 4);
-    assert_eq!((r.gprs.get(Gpr::Rsi), r.gprs.get(Gpr::Rdi)), (0x1104, 0x2000));
+    assert_eq!(
+        (r.gprs.get(Gpr::Rsi), r.gprs.get(Gpr::Rdi)),
+        (0x1104, 0x2000)
+    );
     assert_eq!((r.rip, e.peek::<4>(0x1ffc)), (0x1000, *b"abcd"));
 }
 
@@ -288,7 +338,10 @@ fn rep_yields_and_goes_on() {
         assert!(calls < 10);
     }
     assert!(calls > 1, "a call does a bounded number of iterations");
-    assert_eq!((r.gprs.get(Gpr::Rcx), r.gprs.get(Gpr::Rdi), r.rip), (0, 0x100 + 3000, 0x1002));
+    assert_eq!(
+        (r.gprs.get(Gpr::Rcx), r.gprs.get(Gpr::Rdi), r.rip),
+        (0, 0x100 + 3000, 0x1002)
+    );
     assert!(e.ram[0x100..0x100 + 3000].iter().all(|b| *b == 0x55));
     assert_eq!(e.ram[0x100 + 3000], 0);
     // No iteration at all.
@@ -304,8 +357,17 @@ fn rep_traps_after_each_iteration() {
     let mut e = TestEnv::long64(0, 0x1000);
     let mut r = regs(&[(Gpr::Rdi, 0x100), (Gpr::Rcx, 2)]);
     r.rflags |= rflags::TF;
-    assert_eq!(e.run(&[0xf3, 0xaa], &mut r), Ok(Outcome::Partial { trap: true }));
-    assert_eq!(e.run(&[0xf3, 0xaa], &mut r), Ok(Outcome::Done { shadow: None, trap: true }));
+    assert_eq!(
+        e.run(&[0xf3, 0xaa], &mut r),
+        Ok(Outcome::Partial { trap: true })
+    );
+    assert_eq!(
+        e.run(&[0xf3, 0xaa], &mut r),
+        Ok(Outcome::Done {
+            shadow: None,
+            trap: true
+        })
+    );
 }
 
 #[test]
@@ -317,7 +379,11 @@ fn repe_and_repne_stop_at_the_difference() {
     assert_eq!(e.run(&[0xf3, 0xa6], &mut r), DONE);
     assert_eq!((r.gprs.get(Gpr::Rcx), r.gprs.get(Gpr::Rsi)), (86, 0x10e));
     assert!(r.rflags & rflags::ZF == 0);
-    let mut r = regs(&[(Gpr::Rdi, 0x100), (Gpr::Rcx, 100), (Gpr::Rax, u64::from(b','))]);
+    let mut r = regs(&[
+        (Gpr::Rdi, 0x100),
+        (Gpr::Rcx, 100),
+        (Gpr::Rax, u64::from(b',')),
+    ]);
     assert_eq!(e.run(&[0xf2, 0xae], &mut r), DONE);
     assert_eq!(r.gprs.get(Gpr::Rdi), 0x105);
 }
@@ -380,7 +446,12 @@ fn ports_are_guarded_by_iopl_and_the_bitmap() {
     };
     assert_eq!(run(&mut e, 3, 0x60), DONE);
     assert_eq!(run(&mut e, 0, 0x60), fault(GP0));
-    e.tr = Segment { selector: 0x40, attr: SegAttr(0x8b), limit: 0x68 + 0x10, base: 0x200 };
+    e.tr = Segment {
+        selector: 0x40,
+        attr: SegAttr(0x8b),
+        limit: 0x68 + 0x10,
+        base: 0x200,
+    };
     e.poke(0x200 + 102, &[0x68, 0]);
     e.ram[0x268..0x279].fill(0xff);
     e.ram[0x268 + 0xc] = 0xfe; // port 0x60
@@ -412,7 +483,10 @@ fn far_transfers_in_real_mode() {
     assert_eq!(e.run(&[0xff, 0x2f], &mut r), DONE);
     assert_eq!((e.segs[Seg::Cs as usize].base, r.rip), (0xf_0000, 0x7c00));
     // A 32-bit offset beyond the limit.
-    assert_eq!(e.run(&[0x66, 0xea, 0, 0, 1, 0, 0, 0], &mut r), bare(vector::GP));
+    assert_eq!(
+        e.run(&[0x66, 0xea, 0, 0, 1, 0, 0, 0], &mut r),
+        bare(vector::GP)
+    );
 }
 
 #[test]
@@ -436,7 +510,10 @@ fn interrupts_and_iret_in_real_mode() {
     // Protected mode: the vCPU delivers.
     let mut e = TestEnv::prot32(0, 0x1000);
     let out = e.run(&[0xcd, 0x80], &mut r);
-    let soft = System::SoftInt { vector: 0x80, by: Mnemonic::Int };
+    let soft = System::SoftInt {
+        vector: 0x80,
+        by: Mnemonic::Int,
+    };
     assert_eq!(out, Ok(Outcome::System(soft)));
 }
 
@@ -446,22 +523,28 @@ fn gdt(e: &mut TestEnv, entries: &[u64]) {
         e.tables_at = 0xc000_0000;
     }
     e.tables = entries.iter().flat_map(|d| d.to_le_bytes()).collect();
-    e.gdtr = DescTable { base: e.tables_at, limit: (entries.len() * 8 - 1) as u16 };
+    e.gdtr = DescTable {
+        base: e.tables_at,
+        limit: (entries.len() * 8 - 1) as u16,
+    };
 }
 
 #[test]
 fn far_jumps_in_protected_mode() {
     let mut e = TestEnv::prot32(0, 0x1000);
-    gdt(&mut e, &[
-        0,
-        0x00cf_9a00_0000_ffff, // 8: 32-bit code, not accessed
-        0x00cf_9200_0000_ffff, // 10: data
-        0x0000_9a00_8000_0fff, // 18: 16-bit code at 0x8000, limit 0xfff
-        0x00cf_fa00_0000_ffff, // 20: user code
-        0x00cf_1a00_0000_ffff, // 28: not present
-        0x0000_8c00_0008_0000, // 30: a call gate
-        0x00cf_9e00_0000_ffff, // 38: conforming code
-    ]);
+    gdt(
+        &mut e,
+        &[
+            0,
+            0x00cf_9a00_0000_ffff, // 8: 32-bit code, not accessed
+            0x00cf_9200_0000_ffff, // 10: data
+            0x0000_9a00_8000_0fff, // 18: 16-bit code at 0x8000, limit 0xfff
+            0x00cf_fa00_0000_ffff, // 20: user code
+            0x00cf_1a00_0000_ffff, // 28: not present
+            0x0000_8c00_0008_0000, // 30: a call gate
+            0x00cf_9e00_0000_ffff, // 38: conforming code
+        ],
+    );
     let cs = e.segs[Seg::Cs as usize];
     let mut jump = |sel: u8, at: u8| {
         e.segs[Seg::Cs as usize] = cs;
@@ -471,15 +554,25 @@ fn far_jumps_in_protected_mode() {
     };
     let (out, rip, cs) = jump(0x18, 0);
     assert_eq!((out, rip), (DONE, 0x100));
-    assert_eq!((cs.base, cs.limit, cs.attr.db(), cs.attr.typ()), (0x8000, 0xfff, false, 11));
+    assert_eq!(
+        (cs.base, cs.limit, cs.attr.db(), cs.attr.typ()),
+        (0x8000, 0xfff, false, 11)
+    );
     assert_eq!(jump(0x8, 0).0, DONE);
     assert_eq!(jump(0x38, 0).2.selector, 0x38);
     assert_eq!(jump(0, 0).0, fault(GP0));
     assert_eq!(jump(0x10, 0).0, fault(Exception::gp(0x10)));
     assert_eq!(jump(0x20, 0).0, fault(Exception::gp(0x20)));
-    assert_eq!(jump(0x28, 0).0, fault(Exception::with_error(vector::NP, 0x28)));
+    assert_eq!(
+        jump(0x28, 0).0,
+        fault(Exception::with_error(vector::NP, 0x28))
+    );
     assert_eq!(jump(0x30, 0).0, Err(Stop::Unhandleable));
-    assert_eq!(jump(0x40, 0).0, fault(Exception::gp(0x40)), "beyond the limit");
+    assert_eq!(
+        jump(0x40, 0).0,
+        fault(Exception::gp(0x40)),
+        "beyond the limit"
+    );
     // The accessed bit was set in the table.
     assert_eq!(e.tables[3 * 8 + 5], 0x9b);
 }
@@ -487,15 +580,18 @@ fn far_jumps_in_protected_mode() {
 #[test]
 fn segment_loads_in_protected_mode() {
     let mut e = TestEnv::prot32(0, 0x1000);
-    gdt(&mut e, &[
-        0,
-        0x00cf_9a00_0000_ffff, // 8: code
-        0x00cf_9200_0000_ffff, // 10: data
-        0x00cf_9000_0000_ffff, // 18: read-only data
-        0x00cf_1200_0000_ffff, // 20: not present
-        0x00cf_9800_0000_ffff, // 28: execute-only code
-        0x0000_8200_0000_0067, // 30: an LDT
-    ]);
+    gdt(
+        &mut e,
+        &[
+            0,
+            0x00cf_9a00_0000_ffff, // 8: code
+            0x00cf_9200_0000_ffff, // 10: data
+            0x00cf_9000_0000_ffff, // 18: read-only data
+            0x00cf_1200_0000_ffff, // 20: not present
+            0x00cf_9800_0000_ffff, // 28: execute-only code
+            0x0000_8200_0000_0067, // 30: an LDT
+        ],
+    );
     let mut load = |seg: u8, sel: u64| {
         let mut r = regs(&[(Gpr::Rax, sel)]);
         e.run(&[0x8e, 0xc0 | seg << 3], &mut r)
@@ -507,12 +603,26 @@ fn segment_loads_in_protected_mode() {
     assert_eq!(load(ds, 0), DONE);
     assert_eq!(load(ds, 0x28), fault(Exception::gp(0x28)));
     assert_eq!(load(ds, 0x30), fault(Exception::gp(0x30)));
-    assert_eq!(load(ds, 0x20), fault(Exception::with_error(vector::NP, 0x20)));
-    assert_eq!(load(ds, 0x14), fault(Exception::gp(0x14)), "there is no LDT");
-    let shadow = Ok(Outcome::Done { shadow: Some(Shadow::MovSs), trap: false });
+    assert_eq!(
+        load(ds, 0x20),
+        fault(Exception::with_error(vector::NP, 0x20))
+    );
+    assert_eq!(
+        load(ds, 0x14),
+        fault(Exception::gp(0x14)),
+        "there is no LDT"
+    );
+    let shadow = Ok(Outcome::Done {
+        shadow: Some(Shadow::MovSs),
+        trap: false,
+    });
     assert_eq!(load(ss, 0x10), shadow);
     assert_eq!(load(ss, 0), fault(GP0));
-    assert_eq!(load(ss, 0x13), fault(Exception::gp(0x10)), "its RPL is not the CPL");
+    assert_eq!(
+        load(ss, 0x13),
+        fault(Exception::gp(0x10)),
+        "its RPL is not the CPL"
+    );
     assert_eq!(load(ss, 0x18), fault(Exception::gp(0x18)));
     assert_eq!(load(ss, 8), fault(Exception::gp(8)));
     assert_eq!(load(ss, 0x20), fault(Exception::ss(0x20)));
@@ -520,9 +630,14 @@ fn segment_loads_in_protected_mode() {
     // lldt, ltr
     let mut r = regs(&[(Gpr::Rax, 0x30)]);
     let out = e.run(&[0x0f, 0x00, 0xd0], &mut r);
-    let Ok(Outcome::System(System::Lldt(s))) = out else { panic!("{out:?}") };
+    let Ok(Outcome::System(System::Lldt(s))) = out else {
+        panic!("{out:?}")
+    };
     assert_eq!((s.selector, s.limit, s.attr.typ()), (0x30, 0x67, 2));
-    assert_eq!(e.run(&[0x0f, 0x00, 0xd8], &mut r), fault(Exception::gp(0x30)));
+    assert_eq!(
+        e.run(&[0x0f, 0x00, 0xd8], &mut r),
+        fault(Exception::gp(0x30))
+    );
 }
 
 #[test]
@@ -548,17 +663,33 @@ fn virtual_8086_mode() {
 
 #[test]
 fn shadows() {
-    let sti = Ok(Outcome::Done { shadow: Some(Shadow::Sti), trap: false });
+    let sti = Ok(Outcome::Done {
+        shadow: Some(Shadow::Sti),
+        trap: false,
+    });
     let mut e = TestEnv::real(0, 0x10000);
     let mut r = regs(&[(Gpr::Rsp, 0x100)]);
     assert_eq!(e.run(&[0xfb], &mut r), sti);
-    assert_eq!(e.run(&[0xfb], &mut r), DONE, "interrupts were enabled already");
+    assert_eq!(
+        e.run(&[0xfb], &mut r),
+        DONE,
+        "interrupts were enabled already"
+    );
     // mov ss, ax and pop ss hold off the trap of TF too
     r.rflags |= rflags::TF;
-    let ss = Ok(Outcome::Done { shadow: Some(Shadow::MovSs), trap: false });
+    let ss = Ok(Outcome::Done {
+        shadow: Some(Shadow::MovSs),
+        trap: false,
+    });
     assert_eq!(e.run(&[0x8e, 0xd0], &mut r), ss);
     assert_eq!(e.run(&[0x17], &mut r), ss);
-    assert_eq!(e.run(&[0x90], &mut r), Ok(Outcome::Done { shadow: None, trap: true }));
+    assert_eq!(
+        e.run(&[0x90], &mut r),
+        Ok(Outcome::Done {
+            shadow: None,
+            trap: true
+        })
+    );
 }
 
 #[test]
@@ -602,11 +733,43 @@ fn system_instructions_are_checked_and_handed_on() {
         (&[0x0f, 0x01, 0xd1], System::Xsetbv, false),
         (&[0x0f, 0x01, 0xf8], System::Swapgs, false),
         (&[0x0f, 0x01, 0x3b], System::Invlpg(0x100), false),
-        (&[0x0f, 0x01, 0xd9], System::Hypercall(Mnemonic::Vmmcall), true),
-        (&[0x0f, 0x20, 0xd9], System::ReadCr { cr: 3, to: Gpr::Rcx }, false),
-        (&[0x44, 0x0f, 0x22, 0xc3], System::WriteCr { cr: 8, value: 0x100 }, false),
-        (&[0x0f, 0x23, 0xfb], System::WriteDr { dr: 7, value: 0x100 }, false),
-        (&[0x0f, 0x21, 0xe1], System::ReadDr { dr: 6, to: Gpr::Rcx }, false),
+        (
+            &[0x0f, 0x01, 0xd9],
+            System::Hypercall(Mnemonic::Vmmcall),
+            true,
+        ),
+        (
+            &[0x0f, 0x20, 0xd9],
+            System::ReadCr {
+                cr: 3,
+                to: Gpr::Rcx,
+            },
+            false,
+        ),
+        (
+            &[0x44, 0x0f, 0x22, 0xc3],
+            System::WriteCr {
+                cr: 8,
+                value: 0x100,
+            },
+            false,
+        ),
+        (
+            &[0x0f, 0x23, 0xfb],
+            System::WriteDr {
+                dr: 7,
+                value: 0x100,
+            },
+            false,
+        ),
+        (
+            &[0x0f, 0x21, 0xe1],
+            System::ReadDr {
+                dr: 6,
+                to: Gpr::Rcx,
+            },
+            false,
+        ),
     ];
     for &(code, want, user_too) in code {
         let mut e = TestEnv::long64(0, 0x1000);
@@ -623,8 +786,14 @@ fn system_instructions_are_checked_and_handed_on() {
     // clts; lmsw cannot clear PE
     e.cr0 |= cr0::TS;
     let value = e.cr0 & !cr0::TS;
-    assert_eq!(e.run(&[0x0f, 0x06], &mut r), ok(System::WriteCr { cr: 0, value }));
-    assert_eq!(e.run(&[0x0f, 0x01, 0xf0], &mut r), ok(System::WriteCr { cr: 0, value }));
+    assert_eq!(
+        e.run(&[0x0f, 0x06], &mut r),
+        ok(System::WriteCr { cr: 0, value })
+    );
+    assert_eq!(
+        e.run(&[0x0f, 0x01, 0xf0], &mut r),
+        ok(System::WriteCr { cr: 0, value })
+    );
     // DR4 is DR6, unless CR4.DE; RDTSC may be forbidden to users; UMIP
     e.cr4 |= cr4::DE | cr4::TSD | cr4::UMIP;
     assert_eq!(e.run(&[0x0f, 0x21, 0xe1], &mut r), fault(Exception::ud()));
@@ -637,20 +806,35 @@ fn system_instructions_are_checked_and_handed_on() {
 #[test]
 fn descriptor_table_registers() {
     let mut e = TestEnv::prot32(0, 0x1000);
-    e.gdtr = DescTable { base: 0x1234_5678, limit: 0x7f };
+    e.gdtr = DescTable {
+        base: 0x1234_5678,
+        limit: 0x7f,
+    };
     let mut r = regs(&[(Gpr::Rbx, 0x100)]);
     assert_eq!(e.run(&[0x0f, 0x01, 0x03], &mut r), DONE);
     assert_eq!(e.peek::<8>(0x100), [0x7f, 0, 0x78, 0x56, 0x34, 0x12, 0, 0]);
-    let t = |base| Ok(Outcome::System(System::Lgdt(DescTable { base, limit: 0x7f })));
+    let t = |base| {
+        Ok(Outcome::System(System::Lgdt(DescTable {
+            base,
+            limit: 0x7f,
+        })))
+    };
     assert_eq!(e.run(&[0x0f, 0x01, 0x13], &mut r), t(0x1234_5678));
     assert_eq!(e.run(&[0x66, 0x0f, 0x01, 0x13], &mut r), t(0x34_5678));
     // Ten bytes in 64-bit mode.
     let mut e = TestEnv::long64(0, 0x1000);
-    e.gdtr = DescTable { base: 0xffff_8800_0000_1000, limit: 0x7f };
+    e.gdtr = DescTable {
+        base: 0xffff_8800_0000_1000,
+        limit: 0x7f,
+    };
     assert_eq!(e.run(&[0x0f, 0x01, 0x03], &mut r), DONE);
     assert_eq!(e.run(&[0x0f, 0x01, 0x13], &mut r), t(0xffff_8800_0000_1000));
     e.poke(0x108, &[0, 0x80]);
-    assert_eq!(e.run(&[0x0f, 0x01, 0x13], &mut r), fault(GP0), "not canonical");
+    assert_eq!(
+        e.run(&[0x0f, 0x01, 0x13], &mut r),
+        fault(GP0),
+        "not canonical"
+    );
 }
 
 // Vectors.
@@ -666,12 +850,18 @@ fn vector_moves_to_a_device() {
     assert_eq!(e.run(&[0xc5, 0xfd, 0x7f, 0x0b], &mut r), DONE); // vmovdqa [rbx], ymm1
     assert_eq!(e.posted[1].1, e.xmm[1]);
     // vmovdqu ymm2, [rbx]
-    assert_eq!(e.run_with_user(&[0xc5, 0xfe, 0x6f, 0x13], &mut r, 0xee), DONE);
+    assert_eq!(
+        e.run_with_user(&[0xc5, 0xfe, 0x6f, 0x13], &mut r, 0xee),
+        DONE
+    );
     assert_eq!(e.xmm[2], [0xee; 32]);
     // SSE keeps the upper half, VEX clears it
     assert_eq!(e.run_with_user(&[0x0f, 0x10, 0x0b], &mut r, 0x33), DONE);
     assert_eq!((&e.xmm[1][..16], e.xmm[1][16]), (&[0x33; 16][..], 16));
-    assert_eq!(e.run_with_user(&[0xc5, 0xf8, 0x10, 0x0b], &mut r, 0x44), DONE);
+    assert_eq!(
+        e.run_with_user(&[0xc5, 0xf8, 0x10, 0x0b], &mut r, 0x44),
+        DONE
+    );
     assert_eq!(e.xmm[1][16..], [0; 16]);
     // Alignment, and who may use them.
     r.gprs.set(Gpr::Rbx, 0x1008);

@@ -5,7 +5,6 @@
 /// What an instruction does. Conditions and operands are told by [`super::Insn`]'s other fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-#[expect(missing_docs, reason = "the names are the manuals' own")]
 pub enum Mnemonic {
     /// No such instruction; never in a decoded [`super::Insn`].
     Invalid,

@@ -135,7 +135,9 @@ pub(super) fn decode_vex(d: &mut Decoder<'_>) -> Result<(), DecodeError> {
     }
     d.modrm()?;
     let is_mem = d.insn.mem.is_some();
-    if let Some((v, ops)) = vecmov::find(map, opcode, pp, w, Some((l, vvvv)), is_mem) {
+    // VEX.W widens a general register in 64-bit mode only.
+    let wide = d.insn.prefixes.w();
+    if let Some((v, ops)) = vecmov::find(map, opcode, pp, wide, Some((l, vvvv)), is_mem) {
         d.insn.mnemonic = VecMov;
         d.insn.ops = ops;
         d.insn.vec = Some(v);

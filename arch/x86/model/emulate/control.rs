@@ -137,7 +137,7 @@ impl<E: Env> Ctx<'_, E> {
         if at + 3 > u64::from(idt.limit) {
             return self.gp();
         }
-        let la = idt.base.wrapping_add(at) & mask(4);
+        let la = self.system_address(idt.base, at);
         let entry = self.load_int(la, 4, Kind::System, false)?.to_le_bytes();
         let (ip, cs) = (
             u16::from_le_bytes([entry[0], entry[1]]),

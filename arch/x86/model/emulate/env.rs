@@ -186,7 +186,6 @@ pub enum System {
 /// Instruction-set extensions whose presence changes what an encoding does (CPUID as the guest
 /// sees it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "CPUID's own names")]
 pub enum Feature {
     Adx,
     Avx,

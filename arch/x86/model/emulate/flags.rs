@@ -219,7 +219,6 @@ fn shifted(f: u64, r: u64, size: u8, cf: bool, of: bool) -> u64 {
 
 /// The shifts and rotates, in the order of ModRM.reg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the instructions' own names")]
 pub enum Shift {
     Rol,
     Ror,

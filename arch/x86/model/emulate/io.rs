@@ -60,13 +60,13 @@ impl<E: Env> Ctx<'_, E> {
         if tr.attr.unusable() || tr.attr.typ() & !2 != 9 || tr.limit < 103 {
             return self.gp();
         }
-        let map = self.load_int(tr.base.wrapping_add(102), 2, Kind::System, false)?;
+        let map = self.load_int(self.system_address(tr.base, 102), 2, Kind::System, false)?;
         let at = map + u64::from(port >> 3);
         // Two bytes are read whatever the access, so the map ends with a byte of ones.
         if at + 1 > u64::from(tr.limit) {
             return self.gp();
         }
-        let bits = self.load_int(tr.base.wrapping_add(at), 2, Kind::System, false)?;
+        let bits = self.load_int(self.system_address(tr.base, at), 2, Kind::System, false)?;
         let wanted = ((1u64 << size) - 1) << (port & 7);
         if bits & wanted != 0 {
             return self.gp();

@@ -155,13 +155,15 @@ impl<E: Env> Ctx<'_, E> {
         }
     }
 
-    /// How many of `len` bytes at `la` stand before the linear address wraps to 0, which it does
-    /// at 4 GiB outside 64-bit mode. (Descriptor tables of compatibility mode may lie above.)
+    /// How many of `len` bytes at `la` stand before the linear address wraps to 0: at 2^64, or at
+    /// 4 GiB outside 64-bit mode. (Descriptor tables of compatibility mode may lie above.)
     fn before_wrap(&self, la: u64, len: usize) -> usize {
-        match (1u64 << 32).checked_sub(la) {
-            Some(n) if !self.is_64 && n > 0 => usize::try_from(n).map_or(len, |n| n.min(len)),
-            _ => len,
-        }
+        let room = match (1u64 << 32).checked_sub(la) {
+            Some(n) if !self.is_64 && n > 0 => n,
+            _ if la == 0 => return len,
+            _ => la.wrapping_neg(),
+        };
+        usize::try_from(room).map_or(len, |n| n.min(len))
     }
 
     /// Reads `buf` at a linear address.
@@ -190,6 +192,7 @@ impl<E: Env> Ctx<'_, E> {
         if b.is_empty() {
             return self.env.write(la, a, access);
         }
+        self.env.check_write(la, a.len(), access)?;
         self.env.check_write(0, b.len(), access)?;
         self.env.write(la, a, access)?;
         self.env.write(0, b, access)

@@ -107,6 +107,12 @@ impl<E: Env> Ctx<'_, E> {
         self.env.efer() & efer::LMA != 0
     }
 
+    /// An address in a system table, which wraps at 4 GiB outside long mode.
+    pub(super) fn system_address(&self, base: u64, offset: u64) -> u64 {
+        let width = if self.long_mode() { 8 } else { 4 };
+        base.wrapping_add(offset) & mask(width)
+    }
+
     /// Reads the descriptor that a selector names. `None` when it lies outside its table.
     fn try_descriptor(&mut self, selector: u16, wide: bool) -> Result<Option<Descriptor>, Stop> {
         let (base, limit) = if selector & 4 != 0 {
@@ -124,11 +130,10 @@ impl<E: Env> Ctx<'_, E> {
         if at + len - 1 > limit {
             return Ok(None);
         }
-        let width = if self.long_mode() { 8 } else { 4 };
-        let la = base.wrapping_add(u64::from(at)) & mask(width);
+        let la = self.system_address(base, u64::from(at));
         let raw = self.load_int(la, 8, Kind::System, false)?;
         let high = if wide {
-            self.load_int(la.wrapping_add(8), 8, Kind::System, false)? & mask(4)
+            self.load_int(self.system_address(la, 8), 8, Kind::System, false)? & mask(4)
         } else {
             0
         };
@@ -166,7 +171,7 @@ impl<E: Env> Ctx<'_, E> {
             user: false,
         };
         self.env
-            .cmpxchg(d.la.wrapping_add(5), &[old], &[new], access)
+            .cmpxchg(self.system_address(d.la, 5), &[old], &[new], access)
     }
 
     /// What a load of `selector` into a data or stack segment register puts there, after all

@@ -227,17 +227,17 @@ impl<E: Env> Ctx<'_, E> {
         let la = self.stack_linear(end, size, true)?;
         self.check_store(la, usize::from(size), Kind::Stack)?;
 
+        // A first look at the frames finds what faults; a push may change what the second sees.
+        for i in 1..level {
+            self.outer_frame(i, size)?;
+        }
         let bp = self.reg(5, size);
-        let width = self.stack_size();
-        let mut from = self.addr_reg(Gpr::Rbp, width);
         self.push(bp, size)?;
         // Of the operand's width, though the stack may be narrower.
         let frame = self.reg(4, size);
         if level > 0 {
-            for _ in 1..level {
-                from = from.wrapping_sub(n) & mask(width);
-                let la = self.stack_linear(from, size, false)?;
-                let v = self.load_int(la, size, Kind::Stack, false)?;
+            for i in 1..level {
+                let v = self.outer_frame(i, size)?;
                 self.push(v, size)?;
             }
             self.push(frame, size)?;
@@ -245,5 +245,13 @@ impl<E: Env> Ctx<'_, E> {
         self.set_stack(self.stack_at(alloc.wrapping_neg()));
         self.set_reg(5, size, frame);
         Ok(())
+    }
+    /// The `i`th frame pointer below RBP.
+    fn outer_frame(&mut self, i: u64, size: u8) -> Result<u64, Stop> {
+        let width = self.stack_size();
+        let down = i * u64::from(size);
+        let from = self.addr_reg(Gpr::Rbp, width).wrapping_sub(down) & mask(width);
+        let la = self.stack_linear(from, size, false)?;
+        self.load_int(la, size, Kind::Stack, false)
     }
 }

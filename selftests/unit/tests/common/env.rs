@@ -17,13 +17,23 @@ pub fn attr(typ: u8, dpl: u8, db: bool, long: bool) -> SegAttr {
 
 /// A segment that starts at 0 and has no end.
 pub fn flat(selector: u16, attr: SegAttr) -> Segment {
-    Segment { selector, attr, limit: u32::MAX, base: 0 }
+    Segment {
+        selector,
+        attr,
+        limit: u32::MAX,
+        base: 0,
+    }
 }
 
 /// A segment as real mode has it.
 pub fn real(selector: u16) -> Segment {
     let attr = SegAttr::new(3, true, 0, true, false, false, false, false, false);
-    Segment { selector, attr, limit: 0xffff, base: u64::from(selector) << 4 }
+    Segment {
+        selector,
+        attr,
+        limit: 0xffff,
+        base: u64::from(selector) << 4,
+    }
 }
 
 pub struct TestEnv {
@@ -81,7 +91,10 @@ impl TestEnv {
             ldtr: Segment::default(),
             tr: Segment::default(),
             gdtr: DescTable::default(),
-            idtr: DescTable { base: 0, limit: 0x3ff },
+            idtr: DescTable {
+                base: 0,
+                limit: 0x3ff,
+            },
             base,
             ram: vec![0; len],
             tables_at: 0,
@@ -161,7 +174,12 @@ impl TestEnv {
     }
 
     /// The same, with user space at hand: a read of the device gives `answer` bytes.
-    pub fn run_with_user(&mut self, code: &[u8], regs: &mut Regs, answer: u8) -> Result<Outcome, Stop> {
+    pub fn run_with_user(
+        &mut self,
+        code: &[u8],
+        regs: &mut Regs,
+        answer: u8,
+    ) -> Result<Outcome, Stop> {
         loop {
             match self.run(code, regs) {
                 Err(Stop::NeedUser) => {
@@ -205,7 +223,10 @@ impl TestEnv {
     }
 
     fn note(&mut self, what: &'static str, la: u64, len: usize, access: Access) {
-        assert!(len > 0 && len <= 32 || what == "check", "{what} of {len} bytes");
+        assert!(
+            len > 0 && len <= 32 || what == "check",
+            "{what} of {len} bytes"
+        );
         if access.kind == Kind::System {
             assert!(!access.user);
         }
@@ -262,8 +283,15 @@ impl Env for TestEnv {
         }
         self.check(la, buf.len(), access)?;
         if self.mmio.contains(&la) {
-            assert!(self.mmio.contains(&(la + buf.len() as u64 - 1)), "split is not modelled");
-            match self.answers.iter().find(|(a, b)| *a == la && b.len() == buf.len()) {
+            assert!(
+                self.mmio.contains(&(la + buf.len() as u64 - 1)),
+                "split is not modelled"
+            );
+            match self
+                .answers
+                .iter()
+                .find(|(a, b)| *a == la && b.len() == buf.len())
+            {
                 Some((_, b)) => buf.copy_from_slice(b),
                 None => {
                     self.asked.push((la, buf.len()));

@@ -67,7 +67,11 @@ impl Rng {
 pub fn undefined(i: &Insn, before: &Regs) -> Option<u64> {
     use rflags::{AF, CF, OF, PF, SF, ZF};
     use Mnemonic::*;
-    let by = if matches!(i.mnemonic, Shld | Shrd) { i.ops[2] } else { i.ops[1] };
+    let by = if matches!(i.mnemonic, Shld | Shrd) {
+        i.ops[2]
+    } else {
+        i.ops[1]
+    };
     let size = i.size(i.ops[0]);
     let count = match by {
         Opnd::Cl => before.gprs.get(Gpr::Rcx) as u8,
@@ -81,7 +85,11 @@ pub fn undefined(i: &Insn, before: &Regs) -> Option<u64> {
         Shl | Shr | Sar if count == 0 => 0,
         Shl | Shr | Sar => {
             AF | if count > 1 { OF } else { 0 }
-                | if count >= bits && i.mnemonic != Sar { CF } else { 0 }
+                | if count >= bits && i.mnemonic != Sar {
+                    CF
+                } else {
+                    0
+                }
         }
         Shld | Shrd if count > bits => return None,
         Shld | Shrd if count == 0 => 0,

@@ -139,7 +139,10 @@ impl Native {
         // SAFETY: `status` is a place for the result.
         let r = unsafe { libc::waitpid(self.pid, &mut status, 0) };
         assert_eq!(r, self.pid, "waitpid: {}", Error::last_os_error());
-        assert!(libc::WIFSTOPPED(status), "the child is gone: status {status:x}");
+        assert!(
+            libc::WIFSTOPPED(status),
+            "the child is gone: status {status:x}"
+        );
         libc::WSTOPSIG(status)
     }
 
@@ -151,7 +154,10 @@ impl Native {
             // SAFETY: `status` is a place for the result.
             let r = unsafe { libc::waitpid(self.pid, &mut status, libc::WNOHANG) };
             if r == self.pid {
-                assert!(libc::WIFSTOPPED(status), "the child is gone: status {status:x}");
+                assert!(
+                    libc::WIFSTOPPED(status),
+                    "the child is gone: status {status:x}"
+                );
                 return libc::WSTOPSIG(status);
             }
             if begin.elapsed().as_millis() > 300 {
@@ -221,7 +227,10 @@ impl Native {
         let mut i: libc::siginfo_t = unsafe { std::mem::zeroed() };
         // SAFETY: `i` is a place for the result; every fault signal has an address.
         let addr = unsafe {
-            assert_eq!(libc::ptrace(libc::PTRACE_GETSIGINFO, self.pid, 0, &mut i), 0);
+            assert_eq!(
+                libc::ptrace(libc::PTRACE_GETSIGINFO, self.pid, 0, &mut i),
+                0
+            );
             i.si_addr() as u64
         };
         Stopped::Signal(signal, i.si_code, addr)
