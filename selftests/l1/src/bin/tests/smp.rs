@@ -394,7 +394,7 @@ fn ipi_ping_pong() -> Outcome {
             a.nop()?;
             a.set_label(&mut wait)?;
             a.pause()?;
-            a.cmp(dword_ptr(kit::COUNTS + 4 * (0x60 + 1 - i as u64 + if i == 0 { 1 } else { 0 })), ebx)?;
+            a.cmp(dword_ptr(kit::COUNTS + 4 * if i == 0 { 0x62 } else { 0x61 }), ebx)?;
             a.jbe(wait)?;
             a.inc(ebx)?;
             if i == 0 {
