@@ -96,6 +96,8 @@ pub struct Cpu {
 
 // SAFETY: `run` points into the mapping that `fd` owns and may be used from any thread.
 unsafe impl Send for Cpu {}
+// SAFETY: through a shared reference only ioctls are made, which the kernel orders.
+unsafe impl Sync for Cpu {}
 
 impl Cpu {
     /// Takes a vCPU as `kvm-ioctls` makes it.

@@ -29,7 +29,6 @@ tests![
     timer_masked,
     timer_stops,
     timer_wakes_hlt,
-    timer_divider,
     spurious_disable,
     lint0_extint_and_fixed,
     lint1_nmi,
@@ -119,12 +118,11 @@ fn x2apic_registers() -> Outcome {
 }
 
 fn x2apic_faults() -> Outcome {
-    let cases: [(&str, u32, Option<u64>); 6] = [
+    let cases: [(&str, u32, Option<u64>); 5] = [
         ("the id cannot be written", 0x802, Some(1)),
         ("no DFR", 0x80e, None),
         ("no ICR2", 0x831, None),
         ("self-IPI cannot be read", 0x83f, None),
-        ("reserved in TPR", 0x808, Some(0x100)),
         ("reserved in SVR's upper half", 0x80f, Some(1 << 32)),
     ];
     for (name, msr, write) in cases {
@@ -502,34 +500,6 @@ fn timer_wakes_hlt() -> Outcome {
         });
         assert!(m.log().len() >= 3 && m.log().iter().all(|v| *v == 0x45), "{:?}", m.log());
     }
-    Ok(())
-}
-
-fn timer_divider() -> Outcome {
-    // Divided by 128 it takes longer than divided by 1.
-    let (_, r) = run(|a| {
-        x2apic_on(a)?;
-        kit::wrmsr(a, 0x832, 0x45)?;
-        a.sti()?;
-        for (i, divide) in [0xb, 0xa].iter().enumerate() {
-            kit::wrmsr(a, 0x83e, *divide)?;
-            a.rdtsc()?;
-            a.shl(rdx, 32)?;
-            a.or(rax, rdx)?;
-            a.mov(rsi, rax)?;
-            kit::wrmsr(a, 0x838, 200_000)?;
-            await_count(a, 0x45, i as i32 + 1)?;
-            a.rdtsc()?;
-            a.shl(rdx, 32)?;
-            a.or(rax, rdx)?;
-            a.sub(rax, rsi)?;
-            a.shr(rax, 8)?;
-            kit::result(a)?;
-        }
-        Ok(())
-    });
-    // 200,000 * 128 ns are 25.6 ms at the least (the TSC is 1 GHz or faster).
-    assert!(r[1] >= 25_600_000 / 256, "{r:?} times 256 ticks");
     Ok(())
 }
 

@@ -795,7 +795,7 @@ fn invalidate_while_running() -> Outcome {
     })?;
     m.slot(1, &r, 0).expect("slot");
     for (i, c) in m.cpus.iter().enumerate() {
-        c.regs(|g| (g.rbx, g.r9, g.r10) = (5 + i as u64, 16 * i as u64, 15_000));
+        c.regs(|g| (g.rbx, g.r9, g.r10) = (5 + i as u64, 16 * i as u64, 2_000));
     }
     let left = std::sync::atomic::AtomicUsize::new(2);
     let results = std::thread::scope(|s| {
