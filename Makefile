@@ -44,6 +44,9 @@ check:
 check-long:
 	@$(LAB)/check long $(FAMILY)
 
+bench:
+	@selftests/bench/run
+
 lint:
 	@$(LAB)/lint
 

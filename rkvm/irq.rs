@@ -10,14 +10,26 @@
 //!
 //! Nothing here knows a processor. What an interrupt controller is, the family says by [`Controller`].
 
-#[allow(dead_code, unreachable_pub, reason = "also compiled on the host, for tests")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "also compiled on the host, for tests"
+)]
 pub(crate) mod bus;
-#[allow(dead_code, unreachable_pub, reason = "also compiled on the host, for tests")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "also compiled on the host, for tests"
+)]
 pub(crate) mod coalesced;
 pub(crate) mod io;
 mod irqfd;
 mod lines;
-#[allow(dead_code, unreachable_pub, reason = "also compiled on the host, for tests")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "also compiled on the host, for tests"
+)]
 pub(crate) mod routing;
 
 pub(crate) use io::{Bus, Written};

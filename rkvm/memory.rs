@@ -17,18 +17,34 @@
 //! - A slot that leaves is remembered in the lock from before it leaves the set until its translations are gone,
 //!   so that the host's notifications still reach them.
 
-#[allow(dead_code, unreachable_pub, reason = "also compiled on the host, for tests")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "also compiled on the host, for tests"
+)]
 pub(crate) mod bitmap;
 mod dirty;
 mod fault;
 mod guest;
-#[allow(dead_code, unreachable_pub, reason = "also compiled on the host, for tests")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "also compiled on the host, for tests"
+)]
 pub(crate) mod invalidate;
 mod notifier;
 mod region;
-#[allow(dead_code, unreachable_pub, reason = "also compiled on the host, for tests")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "also compiled on the host, for tests"
+)]
 pub(crate) mod slots;
-#[allow(dead_code, unreachable_pub, reason = "also compiled on the host, for tests")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "also compiled on the host, for tests"
+)]
 pub(crate) mod stage2;
 use core::{
     ops::Range,
@@ -230,7 +246,9 @@ impl<E: Entry, R: Remote> Shadow<E, R> {
     fn unmap_all(&self) {
         let mut freed = FreeList::new();
         let mut mmu = self.mmu.write();
-        let changed = mmu.tree.zap(0..self.end_gfn(), &mut |page| freed.push(page));
+        let changed = mmu
+            .tree
+            .zap(0..self.end_gfn(), &mut |page| freed.push(page));
         let last = mmu.changed(changed);
         drop(mmu);
         self.settle(last);

@@ -41,6 +41,8 @@ struct Rkvm {
 impl kernel::Module for Rkvm {
     fn init(_module: &'static kernel::ThisModule) -> Result<Self> {
         let kvm_node = module_parameters::kvm_node.value() != 0;
-        Ok(Rkvm { _loaded: arch::load(kvm_node)? })
+        Ok(Rkvm {
+            _loaded: arch::load(kvm_node)?,
+        })
     }
 }

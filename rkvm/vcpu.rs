@@ -84,7 +84,13 @@ impl<F: Family> VcpuSet<F> {
         for _ in 0..MAX_VCPUS {
             slots.push(SetOnce::new(), GFP_KERNEL_ACCOUNT)?;
         }
-        Ok(Arc::new(Self { slots, count: AtomicU32::new(0) }, GFP_KERNEL_ACCOUNT)?)
+        Ok(Arc::new(
+            Self {
+                slots,
+                count: AtomicU32::new(0),
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?)
     }
 
     /// How many there are.
@@ -95,7 +101,10 @@ impl<F: Family> VcpuSet<F> {
     /// All of them, in the order of their creation. Any context.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Core<F>> + Clone {
         let n = self.len() as usize;
-        self.slots.iter().take(n).filter_map(|s| s.as_ref().map(|c| &**c))
+        self.slots
+            .iter()
+            .take(n)
+            .filter_map(|s| s.as_ref().map(|c| &**c))
     }
 
     /// Adds one. The VM's creation lock is held.
@@ -162,7 +171,13 @@ impl<F: Family> Vcpu<F> {
             }? Error),
             GFP_KERNEL_ACCOUNT,
         )?;
-        Ok(Arc::new(Self { vm: vm.clone(), core }, GFP_KERNEL_ACCOUNT)?)
+        Ok(Arc::new(
+            Self {
+                vm: vm.clone(),
+                core,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?)
     }
 
     /// Makes it one of the VM's: from now on it takes interrupts.
@@ -190,7 +205,11 @@ impl<F: Family> Vcpu<F> {
     fn run(&self, inner: &mut Inner<F>) -> Result<isize> {
         let run = self.core.run_page().ok_or(EIO)?;
         let _mask = inner.sigmask.map(Masked::new);
-        let mut ctx = Ctx { vm: &self.vm, core: &self.core, vcpu: &mut inner.vcpu };
+        let mut ctx = Ctx {
+            vm: &self.vm,
+            core: &self.core,
+            vcpu: &mut inner.vcpu,
+        };
         let result = Self::run_loop(&mut ctx, run);
         F::publish(&mut ctx);
         result
@@ -255,11 +274,6 @@ impl<F: Family> Vcpu<F> {
             if requests & kick::FLUSH_TLB != 0 {
                 F::flush_tlb(ctx);
             }
-            if requests & kick::LEAVE != 0 {
-                // The family's requests must not be lost on the way out.
-                ctx.core.kick.post(requests >> kick::FAMILY_SHIFT << kick::FAMILY_SHIFT);
-                return None;
-            }
             match F::enter(ctx, view, requests) {
                 Step::Again => {}
                 Step::Leave(exit) => return exit,
@@ -271,7 +285,10 @@ impl<F: Family> Vcpu<F> {
 impl<F: Family> Fd for Vcpu<F> {
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: usize) -> Result<isize> {
         if !this.vm.memory.mm_is_current() {
-            return Err(trace::refuse(EIO, c"the VM belongs to another address space"));
+            return Err(trace::refuse(
+                EIO,
+                c"the VM belongs to another address space",
+            ));
         }
         let mut inner = this.core.inner.lock()?;
         match cmd {
@@ -279,8 +296,11 @@ impl<F: Family> Fd for Vcpu<F> {
             ioctl::RUN => Err(trace::refuse(EINVAL, c"KVM_RUN takes no argument")),
             ioctl::SET_SIGNAL_MASK => Self::set_signal_mask(&mut inner, arg),
             _ => {
-                let mut ctx =
-                    Ctx { vm: &this.vm, core: &this.core, vcpu: &mut inner.vcpu };
+                let mut ctx = Ctx {
+                    vm: &this.vm,
+                    core: &this.core,
+                    vcpu: &mut inner.vcpu,
+                };
                 F::vcpu_ioctl(&mut ctx, cmd, arg)
             }
         }

@@ -116,7 +116,8 @@ impl<F: Family> Vm<F> {
             if c.flags != 0 || c.args[0] & !known != 0 {
                 return Err(trace::refuse(EINVAL, c"options of the manual dirty log"));
             }
-            self.manual_dirty_log.store(c.args[0] & known != 0, Ordering::Relaxed);
+            self.manual_dirty_log
+                .store(c.args[0] & known != 0, Ordering::Relaxed);
             return Ok(0);
         }
         F::enable_cap(self, c.cap, c.flags, &c.args)
@@ -126,12 +127,20 @@ impl<F: Family> Vm<F> {
         if F::irqchip_ready(self) {
             Ok(())
         } else {
-            Err(trace::refuse(EINVAL, c"the VM has no interrupt controller yet"))
+            Err(trace::refuse(
+                EINVAL,
+                c"the VM has no interrupt controller yet",
+            ))
         }
     }
 
     fn irq_line(&self, arg: usize, status: bool) -> Result<isize> {
-        self.need_irqchip().map_err(|_| ENXIO)?;
+        if !F::irqchip_ready(self) {
+            return Err(trace::refuse(
+                ENXIO,
+                c"the VM has no interrupt controller yet",
+            ));
+        }
         let mut l: rb::kvm_irq_level = user::get(arg)?;
         let gsi = crate::host::uapi::irq_level_gsi(&l);
         let result = self.irq.irq_line(gsi, l.level != 0)?;
@@ -153,7 +162,10 @@ impl<F: Family> PinnedDrop for Vm<F> {
 impl<F: Family> Fd for Vm<F> {
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: usize) -> Result<isize> {
         if !this.memory.mm_is_current() {
-            return Err(trace::refuse(EIO, c"the VM belongs to another address space"));
+            return Err(trace::refuse(
+                EIO,
+                c"the VM belongs to another address space",
+            ));
         }
         match cmd {
             ioctl::CREATE_VCPU => Self::create_vcpu(this, arg),
@@ -166,7 +178,8 @@ impl<F: Family> Fd for Vm<F> {
                 let bitmap = offset_of!(rb::kvm_dirty_log, __bindgen_anon_1);
                 let bitmap: u64 = user::get(arg.checked_add(bitmap).ok_or(EFAULT)?)?;
                 let bitmap = usize::try_from(bitmap).map_err(|_| EFAULT)?;
-                this.memory.dirty_log(l.slot, UserPtr::from_addr(bitmap), !manual)?;
+                this.memory
+                    .dirty_log(l.slot, UserPtr::from_addr(bitmap), !manual)?;
                 Ok(0)
             }
             ioctl::CLEAR_DIRTY_LOG => {

@@ -16,7 +16,14 @@ use super::{
         },
         lapic::Place,
         regs::{
-            efer, rflags, vector, DescTable, Exception, Gpr, Seg, Segment, //
+            efer,
+            rflags,
+            vector,
+            DescTable,
+            Exception,
+            Gpr,
+            Seg,
+            Segment, //
         },
         walk::{self, Kind as WalkKind, Privilege},
     },
@@ -66,7 +73,8 @@ impl<B: Backend> Vcpu<B> {
 struct Machine<'m, 'c, 'v, B: Backend> {
     ctx: &'m mut Ctx<'c, X86<B>>,
     view: &'m View<'v>,
-    /// Memory behind a slot could not be had: `KVM_RUN` fails with `EFAULT`.
+    /// Memory behind a slot could not be had, at this guest-physical address: `KVM_RUN` fails with
+    /// `EFAULT`.
     fault: Option<u64>,
     /// A local APIC access has to be told to user space, or posted writes are full.
     leave: bool,
@@ -80,21 +88,28 @@ struct Part {
 }
 
 impl<B: Backend> Machine<'_, '_, '_, B> {
-    fn stop(&mut self, m: Miss, la: u64) -> Stop {
+    fn stop(&mut self, m: Miss) -> Stop {
         match m {
             Miss::Exception(e) => Stop::Fault(e),
             Miss::Busy => Stop::Unhandleable,
-            Miss::Memory(GuestAccess::Fault) => {
-                self.fault = Some(la);
+            Miss::Memory {
+                gpa,
+                error: GuestAccess::Fault,
+            } => {
+                self.fault = Some(gpa);
                 Stop::Unhandleable
             }
-            Miss::Memory(_) => Stop::Unhandleable,
+            Miss::Memory { .. } => Stop::Unhandleable,
         }
     }
 
     fn rights(&self, a: Access) -> walk::Access {
         walk::Access {
-            kind: if a.write { WalkKind::Write } else { WalkKind::Read },
+            kind: if a.write {
+                WalkKind::Write
+            } else {
+                WalkKind::Read
+            },
             privilege: match a.kind {
                 Kind::System => Privilege::Implicit,
                 _ if a.user => Privilege::User,
@@ -117,7 +132,7 @@ impl<B: Backend> Machine<'_, '_, '_, B> {
                 .ctx
                 .vcpu
                 .translate(&mut Phys::sleeping(self.view), at, rights)
-                .map_err(|m| self.stop(m, at))?;
+                .map_err(|m| self.stop(m))?;
             *part = Part { gpa: t.gpa, len: n };
             at = at.wrapping_add(n as u64);
             if !self.ctx.vcpu.is_64bit() {
@@ -139,7 +154,12 @@ impl<B: Backend> Machine<'_, '_, '_, B> {
     fn device_read(&mut self, gpa: u64, buf: &mut [u8]) -> Result<(), Stop> {
         let len = u8::try_from(buf.len()).map_err(|_| Stop::Unhandleable)?;
         if let Place::Register(offset) = self.lapic_at(gpa) {
-            let value = self.ctx.vcpu.lapic.mmio_read(offset, len, now_ns).to_le_bytes();
+            let value = self
+                .ctx
+                .vcpu
+                .lapic
+                .mmio_read(offset, len, now_ns)
+                .to_le_bytes();
             copy(buf, &value);
             return Ok(());
         }
@@ -148,7 +168,11 @@ impl<B: Backend> Machine<'_, '_, '_, B> {
             copy(buf, &data);
             return Ok(());
         }
-        pending.asked = Asked::Mmio(Piece { gpa, len, data: [0; 8] });
+        pending.asked = Asked::Mmio(Piece {
+            gpa,
+            len,
+            data: [0; 8],
+        });
         Err(Stop::NeedUser)
     }
 
@@ -166,14 +190,22 @@ impl<B: Backend> Machine<'_, '_, '_, B> {
         if self.ctx.vm.irq.bus().write(Space::Mmio, gpa, data) == Written::Handled {
             return Ok(());
         }
-        let mut piece = Piece { gpa, len: 0, data: [0; 8] };
+        let mut piece = Piece {
+            gpa,
+            len: 0,
+            data: [0; 8],
+        };
         piece.len = u8::try_from(data.len()).map_err(|_| Stop::Unhandleable)?;
         copy(&mut piece.data, data);
-        self.ctx.vcpu.pending.post(piece).map_err(|_| Stop::Unhandleable)
+        self.ctx
+            .vcpu
+            .pending
+            .post(piece)
+            .map_err(|_| Stop::Unhandleable)
     }
 
-    fn backing(&mut self, e: GuestAccess, la: u64) -> Stop {
-        self.stop(Miss::Memory(e), la)
+    fn backing(&mut self, error: GuestAccess, gpa: u64) -> Stop {
+        self.stop(Miss::Memory { gpa, error })
     }
 }
 
@@ -245,7 +277,7 @@ impl<B: Backend> Env for Machine<'_, '_, '_, B> {
                         self.device_read(p.gpa.wrapping_add(i as u64 * 8), chunk)?;
                     }
                 }
-                Err(e) => return Err(self.backing(e, la)),
+                Err(e) => return Err(self.backing(e, p.gpa)),
             }
         }
         Ok(())
@@ -267,7 +299,7 @@ impl<B: Backend> Env for Machine<'_, '_, '_, B> {
                         self.device_write(p.gpa.wrapping_add(i as u64 * 8), chunk)?;
                     }
                 }
-                Err(e) => return Err(self.backing(e, la)),
+                Err(e) => return Err(self.backing(e, p.gpa)),
             }
         }
         Ok(())
@@ -277,20 +309,11 @@ impl<B: Backend> Env for Machine<'_, '_, '_, B> {
         self.parts(la, len, access).map(|_| ())
     }
 
-    fn cmpxchg(
-        &mut self,
-        la: u64,
-        old: &[u8],
-        new: &[u8],
-        access: Access,
-    ) -> Result<bool, Stop> {
+    fn cmpxchg(&mut self, la: u64, old: &[u8], new: &[u8], access: Access) -> Result<bool, Stop> {
         let len = old.len();
         let parts = self.parts(la, len, access)?;
         let [p, second] = parts;
-        let memory = self
-            .view
-            .slot(p.gpa >> 12)
-            .is_some_and(|s| !s.readonly());
+        let memory = self.view.slot(p.gpa >> 12).is_some_and(|s| !s.readonly());
         if !memory {
             return self.write(la, new, access).map(|()| true);
         }
@@ -307,7 +330,7 @@ impl<B: Backend> Env for Machine<'_, '_, '_, B> {
         let (old, new) = (number(old), number(new));
         match self.view.compare_exchange(p.gpa, len, old, new) {
             Ok(was) => Ok(was == old),
-            Err(e) => Err(self.backing(e, la)),
+            Err(e) => Err(self.backing(e, p.gpa)),
         }
     }
 
@@ -325,7 +348,14 @@ impl<B: Backend> Env for Machine<'_, '_, '_, B> {
     fn pio_out(&mut self, port: u16, size: u8, value: u32) -> Result<(), Stop> {
         let bytes = value.to_le_bytes();
         let data = bytes.get(..usize::from(size)).ok_or(Stop::Unhandleable)?;
-        if self.ctx.vm.irq.bus().write(Space::Pio, u64::from(port), data) == Written::Handled {
+        if self
+            .ctx
+            .vm
+            .irq
+            .bus()
+            .write(Space::Pio, u64::from(port), data)
+            == Written::Handled
+        {
             return Ok(());
         }
         let page = self.ctx.core.pages.get(1).ok_or(Stop::Unhandleable)?;
@@ -369,7 +399,11 @@ fn fetch<B: Backend>(v: &mut Vcpu<B>, view: &View<'_>) -> Result<(Bytes, Insn), 
         Some(b) if b.rip == rip => b,
         _ => {
             v.pending.abandon();
-            Bytes { rip, bytes: [0; 15], len: 0 }
+            Bytes {
+                rip,
+                bytes: [0; 15],
+                len: 0,
+            }
         }
     };
     if b.len == 0 {
@@ -382,7 +416,12 @@ fn fetch<B: Backend>(v: &mut Vcpu<B>, view: &View<'_>) -> Result<(Bytes, Insn), 
             Err(DecodeError::NeedMore) => b.bytes.get_mut(b.len..).unwrap_or(&mut []),
             Err(DecodeError::TooLong) => return Err(Miss::Exception(Exception::gp(0))),
             Err(DecodeError::Invalid) => return Err(Miss::Exception(Exception::ud())),
-            Err(DecodeError::Unsupported) => return Err(Miss::Memory(GuestAccess::NoSlot)),
+            Err(DecodeError::Unsupported) => {
+                return Err(Miss::Memory {
+                    gpa: 0,
+                    error: GuestAccess::NoSlot,
+                });
+            }
         };
         let at = v.hw.rip().wrapping_add(b.len as u64);
         let la = if mode.is_64() {
@@ -396,12 +435,6 @@ fn fetch<B: Backend>(v: &mut Vcpu<B>, view: &View<'_>) -> Result<(Bytes, Insn), 
         }
         b.len += n;
     }
-}
-
-/// #UD was intercepted: emulates what other processors have, else the guest gets it.
-pub(crate) fn run_undefined<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, _view: &View<'_>) -> After {
-    ctx.vcpu.raise(Exception::ud());
-    Ok(Next::Reenter)
 }
 
 /// Emulation cannot go on: user space gets the bytes.
@@ -428,8 +461,13 @@ pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Aft
             return Ok(Next::Reenter);
         }
         Err(Miss::Busy) => return Ok(Next::Reenter),
-        Err(Miss::Memory(GuestAccess::Fault)) => return handle::memory_fault(ctx, ctx.vcpu.hw.rip()),
-        Err(Miss::Memory(_)) => return failure(ctx.vcpu, &[]),
+        Err(Miss::Memory {
+            gpa,
+            error: GuestAccess::Fault,
+        }) => {
+            return handle::memory_fault(ctx, gpa);
+        }
+        Err(Miss::Memory { .. }) => return failure(ctx.vcpu, &[]),
     };
     let mut regs = Regs {
         gprs: ctx.vcpu.gprs,
@@ -437,7 +475,12 @@ pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Aft
         rflags: ctx.vcpu.hw.rflags(),
     };
     ctx.vcpu.pending.begin();
-    let mut m = Machine { ctx, view, fault: None, leave: false };
+    let mut m = Machine {
+        ctx,
+        view,
+        fault: None,
+        leave: false,
+    };
     let outcome = emulate(&mut m, &insn, &mut regs);
     let fault = m.fault;
     let v = &mut *ctx.vcpu;
@@ -478,9 +521,9 @@ pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Aft
             v.pending.asked = Asked::Nothing;
         }
         Err(Stop::Unhandleable) => {
-            if let Some(la) = fault {
+            if let Some(gpa) = fault {
                 v.pending.abandon();
-                return handle::memory_fault(ctx, la);
+                return handle::memory_fault(ctx, gpa);
             }
             return failure(v, known);
         }
@@ -492,7 +535,12 @@ pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Aft
 fn ask<B: Backend>(v: &Vcpu<B>) -> UserExit {
     use crate::abi::exit::Common;
     match v.pending.asked {
-        Asked::Ins { port, size, count } => UserExit::Io { input: true, size, port, count },
+        Asked::Ins { port, size, count } => UserExit::Io {
+            input: true,
+            size,
+            port,
+            count,
+        },
         Asked::Mmio(p) => UserExit::Common(Common::Mmio {
             gpa: p.gpa,
             len: p.len,
@@ -504,16 +552,15 @@ fn ask<B: Backend>(v: &Vcpu<B>) -> UserExit {
 }
 
 fn single_step<B: Backend>(v: &mut Vcpu<B>) {
-    v.raise(Exception { vector: vector::DB, error: None, payload: Some(SINGLE_STEP) });
+    v.raise(Exception {
+        vector: vector::DB,
+        error: None,
+        payload: Some(SINGLE_STEP),
+    });
 }
 
 /// Operations that the emulator leaves to the vCPU.
-fn system<B: Backend>(
-    ctx: &mut Ctx<'_, X86<B>>,
-    view: &View<'_>,
-    s: System,
-    len: u8,
-) -> After {
+fn system<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, s: System, len: u8) -> After {
     let v = &mut *ctx.vcpu;
     let rip = v.hw.rip().wrapping_add(u64::from(len));
     let next = if v.is_64bit() { rip } else { rip & 0xffff_ffff };
@@ -560,13 +607,27 @@ fn system<B: Backend>(
         }
         System::ReadCr { cr, to } => {
             let value = handle::read_cr(v, cr);
-            v.gprs.set(to, if v.is_64bit() { value } else { value & 0xffff_ffff });
+            v.gprs.set(
+                to,
+                if v.is_64bit() {
+                    value
+                } else {
+                    value & 0xffff_ffff
+                },
+            );
             Ok(())
         }
         System::WriteCr { cr, value } => handle::write_cr(ctx, cr, value),
         System::ReadDr { dr, to } => {
             let value = handle::read_dr(v, dr);
-            v.gprs.set(to, if v.is_64bit() { value } else { value & 0xffff_ffff });
+            v.gprs.set(
+                to,
+                if v.is_64bit() {
+                    value
+                } else {
+                    value & 0xffff_ffff
+                },
+            );
             Ok(())
         }
         System::WriteDr { dr, value } => handle::write_dr(v, dr, value),

@@ -68,17 +68,16 @@ fn after(step: Step<Slow>, ctx: &mut Ctx<'_, X86<impl Backend>>, view: &View<'_>
 }
 
 /// See [`crate::family::Family::handle`].
-pub(crate) fn handle<B: Backend>(
-    ctx: &mut Ctx<'_, X86<B>>,
-    view: &View<'_>,
-    slow: Slow,
-) -> After {
+pub(crate) fn handle<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, slow: Slow) -> After {
     match slow {
         Slow::Exit(e) => exit(ctx, view, &e),
         Slow::Msr { write, reason, len } => {
             let v = &mut *ctx.vcpu;
-            v.pending.asked =
-                if write { Asked::Wrmsr { len } } else { Asked::Rdmsr { len } };
+            v.pending.asked = if write {
+                Asked::Wrmsr { len }
+            } else {
+                Asked::Rdmsr { len }
+            };
             Ok(Next::ToUser(UserExit::Msr {
                 write,
                 reason,
@@ -132,7 +131,11 @@ fn exit<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, e: &Exit) -> Aft
             trace::guest_error(c"task switches are not emulated; RIP", ctx.vcpu.hw.rip(), 0);
             emu::failure(ctx.vcpu, &[])
         }
-        Exit::Exception(x) => exception(ctx, view, &x),
+        // #AC is intercepted so that a guest cannot keep the processor busy with it; it is the guest's.
+        Exit::Exception(x) => {
+            ctx.vcpu.raise(x);
+            REENTER
+        }
         Exit::TripleFault => Ok(shutdown(ctx.vcpu)),
         Exit::FailEntry { code } => Ok(fail_entry(ctx, code)),
         Exit::Unknown { code } => {
@@ -144,7 +147,11 @@ fn exit<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, e: &Exit) -> Aft
 
 /// The hardware refused the guest's state: says which rule it breaks.
 fn fail_entry<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, code: u64) -> Next<UserExit> {
-    let why = ctx.vcpu.hw.broken_rule().unwrap_or("no rule that is known here is broken");
+    let why = ctx
+        .vcpu
+        .hw
+        .broken_rule()
+        .unwrap_or("no rule that is known here is broken");
     if crate::host::trace::may_log() {
         pr_warn!(
             "vCPU {}: the processor refused the guest's state (code {:#x}): {}\n",
@@ -153,7 +160,10 @@ fn fail_entry<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, code: u64) -> Next<UserExit
             why
         );
     }
-    Next::ToUser(UserExit::Common(Common::FailEntry { code, cpu: crate::host::work::cpu_hint() }))
+    Next::ToUser(UserExit::Common(Common::FailEntry {
+        code,
+        cpu: crate::host::work::cpu_hint(),
+    }))
 }
 
 /// An instruction that does nothing here.
@@ -167,23 +177,6 @@ fn step_over<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, m: Mnemonic
     }
 }
 
-fn exception<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, x: &Exception) -> After {
-    use super::model::regs::vector;
-    match x.vector {
-        // An instruction of the other vendor's, or one that only the emulator has.
-        vector::UD => emu::run_undefined(ctx, view),
-        // Ours to see only so that a guest cannot make the processor loop; it is the guest's.
-        vector::AC => {
-            ctx.vcpu.raise(*x);
-            REENTER
-        }
-        _ => {
-            ctx.vcpu.raise(*x);
-            REENTER
-        }
-    }
-}
-
 /// A guest-physical address that stage 2 does not map (so).
 fn stage2_fault<B: Backend>(
     ctx: &mut Ctx<'_, X86<B>>,
@@ -191,7 +184,11 @@ fn stage2_fault<B: Backend>(
     gpa: u64,
     access: &Stage2Access,
 ) -> After {
-    let outcome = match ctx.vm.memory.fault(view, gpa, access_of(access), &mut ctx.vcpu.tables) {
+    let outcome = match ctx
+        .vm
+        .memory
+        .fault(view, gpa, access_of(access), &mut ctx.vcpu.tables)
+    {
         Ok(o) => o,
         Err(e) if e == EFAULT => return memory_fault(ctx, gpa),
         Err(e) => return Err(e),
@@ -216,7 +213,11 @@ fn stage2_fault<B: Backend>(
 
 /// An event cannot be delivered, because of a device's memory.
 fn delivery_failed<B: Backend>(ctx: &Ctx<'_, X86<B>>, gpa: u64) -> Next<UserExit> {
-    trace::guest_error(c"event delivery touches MMIO; gpa, RIP", gpa, ctx.vcpu.hw.rip());
+    trace::guest_error(
+        c"event delivery touches MMIO; gpa, RIP",
+        gpa,
+        ctx.vcpu.hw.rip(),
+    );
     let mut data = [0; 16];
     data[0] = gpa;
     data[1] = ctx.vcpu.hw.rip();
@@ -232,7 +233,11 @@ fn delivery_failed<B: Backend>(ctx: &Ctx<'_, X86<B>>, gpa: u64) -> Next<UserExit
 pub(crate) fn memory_fault<B: Backend>(ctx: &Ctx<'_, X86<B>>, gpa: u64) -> After {
     trace::guest_error(c"no memory behind a slot; gpa", gpa, 0);
     if let Some(run) = ctx.core.run_page() {
-        Common::MemoryFault { gpa: gpa & !0xfff, size: 0x1000 }.write(run);
+        Common::MemoryFault {
+            gpa: gpa & !0xfff,
+            size: 0x1000,
+        }
+        .write(run);
     }
     Err(EFAULT)
 }
@@ -242,13 +247,20 @@ fn port_io<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, io: &Io) -> A
     if io.string {
         return emu::run(ctx, view);
     }
-    let want = if io.input { Mnemonic::In } else { Mnemonic::Out };
+    let want = if io.input {
+        Mnemonic::In
+    } else {
+        Mnemonic::Out
+    };
     let Some(next) = io.next_rip.or_else(|| length(ctx.vcpu, view, want)) else {
         return emu::run(ctx, view);
     };
     let v = &mut *ctx.vcpu;
     if io.input {
-        v.pending.asked = Asked::In { size: io.size, next_rip: next };
+        v.pending.asked = Asked::In {
+            size: io.size,
+            next_rip: next,
+        };
     } else {
         let value = (v.gprs.get(Gpr::Rax) & 0xffff_ffff) as u32;
         let page = ctx.core.pages.get(1).ok_or(EIO)?;
@@ -256,7 +268,12 @@ fn port_io<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, io: &Io) -> A
         v.advance_to(next);
         return Ok(v.pending.tell().map_or(Next::Reenter, Next::ToUser));
     }
-    Ok(Next::ToUser(UserExit::Io { input: true, size: io.size, port: io.port, count: 1 }))
+    Ok(Next::ToUser(UserExit::Io {
+        input: true,
+        size: io.size,
+        port: io.port,
+        count: 1,
+    }))
 }
 
 /// MOV to a control register, LMSW, CLTS: `value` is what the register would be.
@@ -367,7 +384,14 @@ pub(crate) fn hypercall<B: Backend>(v: &mut Vcpu<B>) {
     const ERRORS: (u64, u64) = (1, 1000);
     let error = if user { ERRORS.0 } else { ERRORS.1 };
     let result = 0u64.wrapping_sub(error);
-    v.gprs.set(Gpr::Rax, if v.is_64bit() { result } else { result & 0xffff_ffff });
+    v.gprs.set(
+        Gpr::Rax,
+        if v.is_64bit() {
+            result
+        } else {
+            result & 0xffff_ffff
+        },
+    );
 }
 
 /// HLT, after the emulator: see [`run::halt`].
@@ -391,10 +415,15 @@ pub(crate) fn init<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) {
     let v = &mut *ctx.vcpu;
     v.reset(true);
     v.pending.abandon();
-    v.mp_state = if v.bsp { MpState::Runnable } else { MpState::InitReceived };
+    v.mp_state = if v.bsp {
+        MpState::Runnable
+    } else {
+        MpState::InitReceived
+    };
     ctx.core.shared.identity.publish(v.lapic.identity());
     let tsc = &v.tsc;
-    v.alarm.set(super::model::lapic::Timer::Cancel, |d| tsc.ns_until(d));
+    v.alarm
+        .set(super::model::lapic::Timer::Cancel, |d| tsc.ns_until(d));
 }
 
 /// Start-up: runs from page `vector` in real mode.

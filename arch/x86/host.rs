@@ -6,8 +6,8 @@ use super::{
     backend::{Backend, HwCaps},
     insn,
     model::{
-        cpuid::{Feature, Regs, Vendor},
         cpuid::{Cap, CapSet, HostCaps, Supported},
+        cpuid::{Feature, Regs, Vendor},
         msr::MsrHost,
         pv,
     },
@@ -36,7 +36,12 @@ static HOST: SetOnce<Host> = SetOnce::new();
 /// CPUID of the host.
 pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> Regs {
     let r = insn::cpuid(leaf, subleaf);
-    Regs { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
+    Regs {
+        eax: r.eax,
+        ebx: r.ebx,
+        ecx: r.ecx,
+        edx: r.edx,
+    }
 }
 
 impl Host {
@@ -82,7 +87,13 @@ impl Host {
             arch_capabilities: 0,
             cpuid_faulting: supported.features.has(Feature::GpOnUserCpuid),
         };
-        HOST.populate(Host { hw, supported, msr, fpu, tsc_khz: insn::vcpu::tsc_khz() });
+        HOST.populate(Host {
+            hw,
+            supported,
+            msr,
+            fpu,
+            tsc_khz: insn::vcpu::tsc_khz(),
+        });
         Ok(())
     }
 }

@@ -177,7 +177,9 @@ impl Pending {
     /// Memory pieces wait, or the port page is full: user space has to be told before more is done.
     pub(crate) fn must_tell(&self) -> bool {
         self.told < self.posted_len
-            || self.outs.is_some_and(|i| (i.count + 1) * u32::from(i.size) > PIO_BYTES)
+            || self
+                .outs
+                .is_some_and(|i| (i.count + 1) * u32::from(i.size) > PIO_BYTES)
     }
 
     /// The next item of INS that user space delivered; read from the port page.
@@ -193,7 +195,13 @@ impl Pending {
 
     /// Adds an item of OUT or OUTS; false when the page is full or holds another port's.
     pub(crate) fn post_out(&mut self, page: &SharedPage, port: u16, size: u8, value: u32) -> bool {
-        let i = self.outs.get_or_insert(Items { port, size, count: 0, used: 0, tentative: 0 });
+        let i = self.outs.get_or_insert(Items {
+            port,
+            size,
+            count: 0,
+            used: 0,
+            tentative: 0,
+        });
         if i.port != port || i.size != size || (i.count + 1) * u32::from(size) > PIO_BYTES {
             return false;
         }
@@ -228,7 +236,12 @@ impl Pending {
             }));
         }
         let i = self.outs.take()?;
-        Some(UserExit::Io { input: false, size: i.size, port: i.port, count: i.count })
+        Some(UserExit::Io {
+            input: false,
+            size: i.size,
+            port: i.port,
+            count: i.count,
+        })
     }
 
     /// Takes what user space wrote to the run page since the last exit. What the last exit asked
@@ -242,17 +255,31 @@ impl Pending {
                 Answer::RunAgain
             }
             Asked::Ins { port, size, count } => {
-                self.ins = Some(Items { port, size, count, used: 0, tentative: 0 });
+                self.ins = Some(Items {
+                    port,
+                    size,
+                    count,
+                    used: 0,
+                    tentative: 0,
+                });
                 Answer::RunAgain
             }
-            Asked::In { size, next_rip } => {
-                Answer::In { value: read_item(port_page, 0, size), size, next_rip }
-            }
+            Asked::In { size, next_rip } => Answer::In {
+                value: read_item(port_page, 0, size),
+                size,
+                next_rip,
+            },
             Asked::Rdmsr { len } => {
                 let error = run.read::<u8>(DATA) != 0;
-                Answer::Rdmsr { value: (!error).then(|| run.read::<u64>(DATA + 16)), len }
+                Answer::Rdmsr {
+                    value: (!error).then(|| run.read::<u64>(DATA + 16)),
+                    len,
+                }
             }
-            Asked::Wrmsr { len } => Answer::Wrmsr { ok: run.read::<u8>(DATA) == 0, len },
+            Asked::Wrmsr { len } => Answer::Wrmsr {
+                ok: run.read::<u8>(DATA) == 0,
+                len,
+            },
         }
     }
 }
@@ -343,8 +370,17 @@ impl WriteRun for UserExit {
     fn write(&self, run: &SharedPage) {
         match *self {
             UserExit::Common(c) => c.write(run),
-            UserExit::Io { input, size, port, count } => {
-                let direction = if input { rb::KVM_EXIT_IO_IN } else { rb::KVM_EXIT_IO_OUT };
+            UserExit::Io {
+                input,
+                size,
+                port,
+                count,
+            } => {
+                let direction = if input {
+                    rb::KVM_EXIT_IO_IN
+                } else {
+                    rb::KVM_EXIT_IO_OUT
+                };
                 reason(run, rb::KVM_EXIT_IO);
                 run.write(DATA, direction as u8);
                 run.write(DATA + 1, size);
@@ -357,8 +393,17 @@ impl WriteRun for UserExit {
                 reason(run, rb::KVM_EXIT_IOAPIC_EOI);
                 run.write(DATA, vector);
             }
-            UserExit::Msr { write, reason: why, index, data } => {
-                let code = if write { rb::KVM_EXIT_X86_WRMSR } else { rb::KVM_EXIT_X86_RDMSR };
+            UserExit::Msr {
+                write,
+                reason: why,
+                index,
+                data,
+            } => {
+                let code = if write {
+                    rb::KVM_EXIT_X86_WRMSR
+                } else {
+                    rb::KVM_EXIT_X86_RDMSR
+                };
                 reason(run, code);
                 run.write(DATA, 0u64);
                 run.write(DATA + 8, why);

@@ -48,11 +48,7 @@ fn give<T: user::Plain>(arg: usize, v: &T) -> Result<isize> {
 }
 
 /// An ioctl of a vCPU other than `KVM_RUN`.
-pub(crate) fn vcpu<B: Backend>(
-    ctx: &mut Ctx<'_, X86<B>>,
-    cmd: u32,
-    arg: usize,
-) -> Result<isize> {
+pub(crate) fn vcpu<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, cmd: u32, arg: usize) -> Result<isize> {
     // What others have sent belongs to the state that user space reads or replaces.
     events::collect(ctx);
     match cmd {
@@ -95,7 +91,10 @@ pub(crate) fn vcpu<B: Backend>(
             if ctx.vcpu.msrs.mce.setup(*cap) {
                 Ok(())
             } else {
-                Err(trace::refuse(EINVAL, c"MCG_CAP is not within what is supported"))
+                Err(trace::refuse(
+                    EINVAL,
+                    c"MCG_CAP is not within what is supported",
+                ))
             }
         }),
         abi::X86_SET_MCE => with(arg, |m| events::set_mce(ctx, m)),
@@ -110,7 +109,10 @@ pub(crate) fn vcpu<B: Backend>(
                 let _ = v.vapic_addr;
                 Ok(())
             } else {
-                Err(trace::refuse(EINVAL, c"the vCPU has no local APIC in the kernel"))
+                Err(trace::refuse(
+                    EINVAL,
+                    c"the vCPU has no local APIC in the kernel",
+                ))
             }
         }),
         abi::KVMCLOCK_CTRL => {

@@ -120,14 +120,20 @@ impl<B: Backend> Controller for Irqchip<B> {
         match t {
             Target::Msi(m) => self.decode(m).map(|_| ()),
             // The PIC and I/O APIC are user space's.
-            _ => Err(trace::refuse(EINVAL, c"routes to pins need an in-kernel I/O APIC")),
+            _ => Err(trace::refuse(
+                EINVAL,
+                c"routes to pins need an in-kernel I/O APIC",
+            )),
         }
     }
 
     fn irqfd_ok(&self, resample: bool) -> Result {
         if resample {
             // Level-triggered pins are user space's, and so is their end.
-            return Err(trace::refuse(EINVAL, c"resampling needs an in-kernel I/O APIC"));
+            return Err(trace::refuse(
+                EINVAL,
+                c"resampling needs an in-kernel I/O APIC",
+            ));
         }
         Ok(())
     }

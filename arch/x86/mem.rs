@@ -85,7 +85,12 @@ pub(crate) enum Miss {
     /// The guest gets this.
     Exception(Exception),
     /// Page tables or code are not in memory: an MMIO fetch, or a slot whose backing is gone.
-    Memory(GuestAccess),
+    Memory {
+        /// Where, guest-physical.
+        gpa: u64,
+        /// Why.
+        error: GuestAccess,
+    },
     /// Try again.
     Busy,
 }
@@ -94,7 +99,7 @@ impl From<Fault<GuestAccess>> for Miss {
     fn from(f: Fault<GuestAccess>) -> Self {
         match f {
             Fault::Page { code, addr } => Miss::Exception(Exception::pf(code, addr)),
-            Fault::Memory { error, .. } => Miss::Memory(error),
+            Fault::Memory { gpa, error } => Miss::Memory { gpa, error },
             Fault::Busy => Miss::Busy,
         }
     }
@@ -135,7 +140,8 @@ impl<B: Backend> Vcpu<B> {
         let in_page = 0x1000 - (la & 0xfff);
         let n = usize::try_from(in_page).unwrap_or(0).min(buf.len());
         if let Some(b) = buf.get_mut(..n) {
-            phys.read(t.gpa, b).map_err(Miss::Memory)?;
+            phys.read(t.gpa, b)
+                .map_err(|error| Miss::Memory { gpa: t.gpa, error })?;
         }
         Ok(n)
     }

@@ -105,10 +105,14 @@ impl<B: Backend> Drop for Teardown<B> {
 /// `ENODEV`, `EBUSY`: no hardware that this kernel may use; the reason is logged.
 pub(crate) fn load(kvm_node: bool) -> Result<Loaded> {
     if svm::Svm::present() {
-        return Ok(Loaded::Svm { _vendor: load_vendor(kvm_node)? });
+        return Ok(Loaded::Svm {
+            _vendor: load_vendor(kvm_node)?,
+        });
     }
     pr_err!("this processor has no virtualization extension that rkvm knows (AMD's SVM)\n");
-    pr_err!("inside a virtual machine: give it a CPU with svm, e.g. QEMU's -cpu host or max,+svm\n");
+    pr_err!(
+        "inside a virtual machine: give it a CPU with svm, e.g. QEMU's -cpu host or max,+svm\n"
+    );
     Err(ENODEV)
 }
 
@@ -153,7 +157,9 @@ impl<B: Backend> Family for X86<B> {
     type UserExit = UserExit;
 
     fn capability(vm: Option<&Vm<Self>>, number: u32) -> i32 {
-        let Ok(host) = host::Host::get() else { return 0 };
+        let Ok(host) = host::Host::get() else {
+            return 0;
+        };
         match number {
             rb::KVM_CAP_NR_VCPUS => crate::host::work::online_cpus(),
             rb::KVM_CAP_MAX_VCPU_ID => Self::MAX_VCPU_ID as i32,
@@ -233,8 +239,7 @@ impl<B: Backend> Family for X86<B> {
         };
         let v = &mut *ctx.vcpu;
         v.has_run = true;
-        v.want_window =
-            run.read::<u8>(offset_of!(rb::kvm_run, request_interrupt_window)) != 0;
+        v.want_window = run.read::<u8>(offset_of!(rb::kvm_run, request_interrupt_window)) != 0;
         if !v.has_lapic {
             let cr8 = run.read::<u64>(offset_of!(rb::kvm_run, cr8));
             v.lapic.set_cr8((cr8 & 0xf) as u8);
@@ -242,7 +247,11 @@ impl<B: Backend> Family for X86<B> {
         match v.pending.take_answer(run, port_page) {
             Answer::Nothing => {}
             Answer::RunAgain => return emu::again(ctx),
-            Answer::In { value, size, next_rip } => {
+            Answer::In {
+                value,
+                size,
+                next_rip,
+            } => {
                 let old = v.gprs.get(model::regs::Gpr::Rax);
                 let value = u64::from(value);
                 let rax = match size {
@@ -253,7 +262,10 @@ impl<B: Backend> Family for X86<B> {
                 v.gprs.set(model::regs::Gpr::Rax, rax);
                 v.advance_to(next_rip);
             }
-            Answer::Rdmsr { value: Some(value), len } => {
+            Answer::Rdmsr {
+                value: Some(value),
+                len,
+            } => {
                 v.set_edx_eax(value);
                 v.advance(len);
             }
@@ -267,13 +279,20 @@ impl<B: Backend> Family for X86<B> {
     }
 
     fn publish(ctx: &mut Ctx<'_, Self>) {
-        let Some(run) = ctx.core.pages.first() else { return };
+        let Some(run) = ctx.core.pages.first() else {
+            return;
+        };
         let v = &mut *ctx.vcpu;
         let cpu = v.cpu();
-        let ready =
-            v.events.ready_for_extint(cpu) && v.takes_extint() && !v.pending.is_waiting();
-        run.write(offset_of!(rb::kvm_run, ready_for_interrupt_injection), u8::from(ready));
-        run.write(offset_of!(rb::kvm_run, if_flag), u8::from(cpu.interrupt_flag));
+        let ready = v.events.ready_for_extint(cpu) && v.takes_extint() && !v.pending.is_waiting();
+        run.write(
+            offset_of!(rb::kvm_run, ready_for_interrupt_injection),
+            u8::from(ready),
+        );
+        run.write(
+            offset_of!(rb::kvm_run, if_flag),
+            u8::from(cpu.interrupt_flag),
+        );
         run.write(offset_of!(rb::kvm_run, flags), 0u16);
         run.write(offset_of!(rb::kvm_run, cr8), u64::from(v.lapic.cr8()));
         run.write(offset_of!(rb::kvm_run, apic_base), v.lapic.base());

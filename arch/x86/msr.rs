@@ -135,7 +135,8 @@ impl<B: Backend> Vcpu<B> {
 
     fn set_base(&mut self, s: Seg, base: u64) {
         let seg = self.hw.segment(s);
-        self.hw.set_segment(s, &super::model::regs::Segment { base, ..seg });
+        self.hw
+            .set_segment(s, &super::model::regs::Segment { base, ..seg });
     }
 
     fn write_service(
@@ -149,10 +150,7 @@ impl<B: Backend> Vcpu<B> {
         let host = origin == Origin::Host;
         match s {
             Service::ApicBase => {
-                let effect = self
-                    .lapic
-                    .set_base(v, host)
-                    .map_err(|_| Refused::Invalid)?;
+                let effect = self.lapic.set_base(v, host).map_err(|_| Refused::Invalid)?;
                 return Ok(Done::Effect(effect));
             }
             Service::X2Apic(n) => {
@@ -185,10 +183,10 @@ impl<B: Backend> Vcpu<B> {
                     self.hw.set_efer(v & !efer::LMA | lma);
                     self.hw.flush_tlb();
                 } else {
-                    let (c, effects) =
-                        self.control().write_efer(v, &self.features).map_err(|sregs::Gp| {
-                            Refused::Invalid
-                        })?;
+                    let (c, effects) = self
+                        .control()
+                        .write_efer(v, &self.features)
+                        .map_err(|sregs::Gp| Refused::Invalid)?;
                     self.set_control(&c, effects);
                 }
             }
@@ -200,7 +198,11 @@ impl<B: Backend> Vcpu<B> {
             Service::StealTime => self.pv.write_steal_time(v).map_err(invalid)?,
             Service::PvEoi => self.pv.write_eoi(v).map_err(invalid)?,
             Service::AsyncPf | Service::AsyncPfInt | Service::AsyncPfAck => {
-                return if v == 0 { Ok(Done::Done) } else { Err(Refused::Invalid) };
+                return if v == 0 {
+                    Ok(Done::Done)
+                } else {
+                    Err(Refused::Invalid)
+                };
             }
         }
         Ok(Done::Done)
@@ -231,7 +233,9 @@ pub(crate) fn guest_access<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, write: bool) -
     }
     let result = if write {
         let value = ctx.vcpu.edx_eax();
-        ctx.vcpu.write_msr(host, vm, index, value, Origin::Guest).map(Some)
+        ctx.vcpu
+            .write_msr(host, vm, index, value, Origin::Guest)
+            .map(Some)
     } else {
         ctx.vcpu.read_msr(host, vm, index, Origin::Guest).map(|v| {
             ctx.vcpu.set_edx_eax(v);

@@ -115,7 +115,8 @@ fn write_clock<B: Backend>(v: &mut Vcpu<B>, vm: &VmState, view: &View<'_>) -> Op
     let (during, after) = next_versions(version_at(view, gpa)?);
     // The version is odd as long as the rest changes.
     view.write(gpa, &during.to_le_bytes()).ok()?;
-    view.write(gpa.wrapping_add(4), info.to_bytes(during).get(4..)?).ok()?;
+    view.write(gpa.wrapping_add(4), info.to_bytes(during).get(4..)?)
+        .ok()?;
     view.write(gpa, &after.to_le_bytes()).ok()
 }
 
@@ -123,6 +124,10 @@ fn write_wall_clock(vm: &VmState, view: &View<'_>, gpa: u64) -> Option<()> {
     let (during, after) = next_versions(version_at(view, gpa)?);
     let (clock, _, realtime) = vm.time.read();
     view.write(gpa, &during.to_le_bytes()).ok()?;
-    view.write(gpa.wrapping_add(4), wall_clock(after, realtime, clock).get(4..)?).ok()?;
+    view.write(
+        gpa.wrapping_add(4),
+        wall_clock(after, realtime, clock).get(4..)?,
+    )
+    .ok()?;
     view.write(gpa, &after.to_le_bytes()).ok()
 }

@@ -131,17 +131,29 @@ fn inject<B: Backend>(v: &mut Vcpu<B>) -> bool {
     };
     if let Some(e) = entry.inject {
         let event = match e {
-            events::Event::Exception { vector, error, payload, first } => {
+            events::Event::Exception {
+                vector,
+                error,
+                payload,
+                first,
+            } => {
                 if first {
                     prepare_exception(v, vector, payload);
                 }
-                Event::Exception(Exception { vector, error, payload: None })
+                Event::Exception(Exception {
+                    vector,
+                    error,
+                    payload: None,
+                })
             }
             events::Event::Nmi => Event::Nmi,
             events::Event::Interrupt { vector, soft: true } => {
                 Event::SoftInterrupt { vector, len: 0 }
             }
-            events::Event::Interrupt { vector, soft: false } => Event::Interrupt { vector },
+            events::Event::Interrupt {
+                vector,
+                soft: false,
+            } => Event::Interrupt { vector },
         };
         v.hw.inject(&event);
     }
@@ -187,7 +199,10 @@ fn interrupted(e: &Event) -> Option<Interrupted> {
             Some(Interrupted::Exception { vector, error })
         }
         Event::Nmi => Some(Interrupted::Nmi),
-        Event::Interrupt { vector } => Some(Interrupted::Interrupt { vector, soft: false }),
+        Event::Interrupt { vector } => Some(Interrupted::Interrupt {
+            vector,
+            soft: false,
+        }),
         Event::SoftException { .. } | Event::SoftInterrupt { .. } => None,
     }
 }
@@ -226,7 +241,11 @@ fn quick<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Entered {
             None => Step::Leave(Some(Slow::Exit(Exit::Hlt))),
         },
         Exit::Stage2Fault { gpa, access } => {
-            if ctx.vm.memory.fault_fast(view, gpa, super::handle::access_of(&access)) {
+            if ctx
+                .vm
+                .memory
+                .fault_fast(view, gpa, super::handle::access_of(&access))
+            {
                 AGAIN
             } else {
                 Step::Leave(Some(Slow::Exit(Exit::Stage2Fault { gpa, access })))
@@ -238,22 +257,24 @@ fn quick<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Entered {
 
 /// RIP after the instruction at RIP, which is a `want`; `None` if it takes a closer look.
 #[inline]
-pub(crate) fn length<B: Backend>(
-    v: &Vcpu<B>,
-    view: &View<'_>,
-    want: Mnemonic,
-) -> Option<u64> {
+pub(crate) fn length<B: Backend>(v: &Vcpu<B>, view: &View<'_>, want: Mnemonic) -> Option<u64> {
     if let Some(next) = v.hw.next_rip() {
         return Some(next);
     }
     let mut buf = [0; 15];
     let mut n = v.hw.insn_bytes(&mut buf);
     if n == 0 {
-        n = v.fetch(&mut Phys::quick(view), v.code_address(), &mut buf).ok()?;
+        n = v
+            .fetch(&mut Phys::quick(view), v.code_address(), &mut buf)
+            .ok()?;
     }
     let len = length_of(buf.get(..n)?, v.mode(), want)?;
     let next = v.hw.rip().wrapping_add(u64::from(len));
-    Some(if v.is_64bit() { next } else { next & 0xffff_ffff })
+    Some(if v.is_64bit() {
+        next
+    } else {
+        next & 0xffff_ffff
+    })
 }
 
 /// CPUID.
@@ -298,12 +319,12 @@ pub(crate) fn wakes<B: Backend>(v: &mut Vcpu<B>) -> bool {
 }
 
 #[inline]
-fn quick_msr<B: Backend>(
-    ctx: &mut Ctx<'_, X86<B>>,
-    view: &View<'_>,
-    write: bool,
-) -> Entered {
-    let want = if write { Mnemonic::Wrmsr } else { Mnemonic::Rdmsr };
+fn quick_msr<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, write: bool) -> Entered {
+    let want = if write {
+        Mnemonic::Wrmsr
+    } else {
+        Mnemonic::Rdmsr
+    };
     let Some(next) = length(ctx.vcpu, view, want) else {
         let exit = if write { Exit::Wrmsr } else { Exit::Rdmsr };
         return Step::Leave(Some(Slow::Exit(exit)));
@@ -312,11 +333,7 @@ fn quick_msr<B: Backend>(
 }
 
 /// RDMSR or WRMSR, `next` being behind it.
-pub(crate) fn guest_msr<B: Backend>(
-    ctx: &mut Ctx<'_, X86<B>>,
-    write: bool,
-    next: u64,
-) -> Entered {
+pub(crate) fn guest_msr<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, write: bool, next: u64) -> Entered {
     match msr::guest_access(ctx, write) {
         Access::Done => {
             ctx.vcpu.advance_to(next);
@@ -339,11 +356,7 @@ pub(crate) fn guest_msr<B: Backend>(
 
 /// A plain OUT that something in the kernel takes.
 #[inline]
-fn quick_io<B: Backend>(
-    ctx: &mut Ctx<'_, X86<B>>,
-    view: &View<'_>,
-    io: &Io,
-) -> Entered {
+fn quick_io<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, io: &Io) -> Entered {
     let slow = Step::Leave(Some(Slow::Exit(Exit::Io(*io))));
     if io.input || io.string {
         return slow;
@@ -364,8 +377,9 @@ fn quick_io<B: Backend>(
             ctx.vcpu.advance_to(next);
             AGAIN
         }
-        Written::Unhandled => {
-            Step::Leave(Some(Slow::Exit(Exit::Io(Io { next_rip: Some(next), ..*io }))))
-        }
+        Written::Unhandled => Step::Leave(Some(Slow::Exit(Exit::Io(Io {
+            next_rip: Some(next),
+            ..*io
+        })))),
     }
 }

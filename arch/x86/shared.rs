@@ -3,9 +3,7 @@
 //! What other threads may touch of an x86 vCPU: its interrupt inbox and published identity, and the
 //! alarm of its APIC timer.
 
-use super::model::lapic::{
-    DeliveryMode, Identity, Inbox, Posted, SharedIdentity, Target, Timer,
-};
+use super::model::lapic::{DeliveryMode, Identity, Inbox, Posted, SharedIdentity, Target, Timer};
 use crate::{
     arch::x86::{backend::Backend, X86},
     host::kick::Kick,

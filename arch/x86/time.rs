@@ -7,7 +7,14 @@ use super::{
     insn::rdtsc,
     model::{
         clock::{
-            deadline_ns, KvmClock, Reference, Scale, TimeInfo, TscOffset, TscRatio, TscSync,
+            deadline_ns,
+            KvmClock,
+            Reference,
+            Scale,
+            TimeInfo,
+            TscOffset,
+            TscRatio,
+            TscSync,
             TscWrite, //
         },
         lapic::Now,
@@ -52,14 +59,20 @@ struct Shared {
 
 /// The factor from TSC cycles to ns; 1 GHz if the frequency makes no sense.
 fn to_ns(host: &Host) -> Scale {
-    Scale::to_ns(host.tsc_khz).unwrap_or(Scale { mult: 1 << 31, shift: 1 })
+    Scale::to_ns(host.tsc_khz).unwrap_or(Scale {
+        mult: 1 << 31,
+        shift: 1,
+    })
 }
 
 impl VmTime {
     /// A clock that starts at 0 now.
     pub(crate) fn new(host: &Host) -> impl PinInit<Self> {
         let to_ns = to_ns(host);
-        let reference = Reference { host_tsc: rdtsc(), ns: boottime_ns() };
+        let reference = Reference {
+            host_tsc: rdtsc(),
+            ns: boottime_ns(),
+        };
         pin_init!(Self {
             state <- new_spinlock!(Shared {
                 sync: TscSync::default(),
@@ -74,13 +87,20 @@ impl VmTime {
     pub(crate) fn read(&self) -> (u64, u64, u64) {
         let s = self.state.lock();
         let tsc = rdtsc();
-        (s.clock.at_tsc(s.reference, tsc, self.to_ns), tsc, realtime_ns())
+        (
+            s.clock.at_tsc(s.reference, tsc, self.to_ns),
+            tsc,
+            realtime_ns(),
+        )
     }
 
     /// Sets kvmclock; with `realtime`, it has gone on since then.
     pub(crate) fn set(&self, clock: u64, realtime: Option<u64>) {
         let mut s = self.state.lock();
-        s.reference = Reference { host_tsc: rdtsc(), ns: boottime_ns() };
+        s.reference = Reference {
+            host_tsc: rdtsc(),
+            ns: boottime_ns(),
+        };
         let now = realtime.map(|then| (then, realtime_ns()));
         s.clock = KvmClock::set(clock, s.reference.ns, now);
     }
@@ -147,7 +167,10 @@ impl Tsc {
     /// Both clocks now.
     #[inline]
     pub(crate) fn clock(&self) -> Now {
-        Now { ns: now_ns(), tsc: self.now() }
+        Now {
+            ns: now_ns(),
+            tsc: self.now(),
+        }
     }
 
     /// How long until the guest's TSC reaches `deadline`, in ns.

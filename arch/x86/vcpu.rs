@@ -7,6 +7,7 @@ use super::{
     exit::Intercepts,
     host::Host,
     insn::{self, fpu::GuestFpu, GuestBreakpoints},
+    io::Pending,
     model::{
         cpuid::{CpuidTable, Dynamic, Entry, GuestFeatures},
         events::{Cpu, Events},
@@ -16,7 +17,6 @@ use super::{
         sregs::Control,
         walk::Paging,
     },
-    io::Pending,
     pv::Pv,
     shared::{Alarm, Mail},
     time::Tsc,
@@ -142,8 +142,19 @@ impl<B: Backend> Vcpu<B> {
             breakpoints: None,
             host_tsc_aux: 0,
             tables: TableCache::default(),
-            intercepts: Intercepts { hlt: true, mwait: true, rdpmc: true, ..Intercepts::default() },
-            mp_state: if bsp || !has_lapic { MpState::Runnable } else { MpState::Uninitialized },
+            intercepts: Intercepts {
+                hlt: true,
+                mwait: true,
+                rdpmc: true,
+                // Without a filter every PAUSE would exit.
+                pause: host.hw.pause_filter,
+                ..Intercepts::default()
+            },
+            mp_state: if bsp || !has_lapic {
+                MpState::Runnable
+            } else {
+                MpState::Uninitialized
+            },
             sipi_vector: 0,
             tsc: Tsc::new(vm),
             pv: Pv::default(),
@@ -218,7 +229,10 @@ impl<B: Backend> Vcpu<B> {
             limit: 0xffff,
             base: 0,
         };
-        let table = super::model::regs::DescTable { base: 0, limit: 0xffff };
+        let table = super::model::regs::DescTable {
+            base: 0,
+            limit: 0xffff,
+        };
         let keep = self.hw.cr0() & (cr0::CD | cr0::NW);
         let cache = if init { keep } else { cr0::CD | cr0::NW };
         self.gprs = Gprs::default();
@@ -374,7 +388,11 @@ impl<B: Backend> Vcpu<B> {
     #[inline]
     pub(crate) fn advance(&mut self, len: u8) {
         let rip = self.hw.rip().wrapping_add(u64::from(len));
-        self.advance_to(if self.is_64bit() { rip } else { rip & 0xffff_ffff });
+        self.advance_to(if self.is_64bit() {
+            rip
+        } else {
+            rip & 0xffff_ffff
+        });
     }
 
     /// As [`Self::advance`], where the next instruction's address is known.

@@ -69,7 +69,10 @@ impl VmState {
         pin_init::pin_init_scope(|| {
             let host = Host::get()?;
             let filter = KBox::new(
-                Filter { default_allow: true, ranges: KVec::new() },
+                Filter {
+                    default_allow: true,
+                    ranges: KVec::new(),
+                },
                 GFP_KERNEL_ACCOUNT,
             )?;
             Ok(try_pin_init!(Self {
@@ -171,7 +174,8 @@ impl VmState {
 
     /// Replaces the MSR filter. Sleeps until no vCPU uses the old one.
     pub(crate) fn set_filter(&self, f: KBox<Filter>) {
-        self.filtering.store(!f.default_allow || !f.ranges.is_empty(), Ordering::Relaxed);
+        self.filtering
+            .store(!f.default_allow || !f.ranges.is_empty(), Ordering::Relaxed);
         drop(self.filter.replace(f));
     }
 

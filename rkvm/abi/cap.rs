@@ -58,5 +58,8 @@ pub(crate) const GENERIC: &[Cap] = caps! {
 
 /// The value of `number` in a table; 0 where it is not listed.
 pub(crate) fn value(table: &[Cap], number: u32) -> i32 {
-    table.iter().find(|c| c.number == number).map_or(0, |c| c.value)
+    table
+        .iter()
+        .find(|c| c.number == number)
+        .map_or(0, |c| c.value)
 }

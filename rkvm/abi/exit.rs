@@ -81,7 +81,12 @@ impl WriteRun for Common {
                 run.write(DATA, code);
                 run.write(DATA + 8, cpu);
             }
-            Common::Mmio { gpa, len, write, data } => {
+            Common::Mmio {
+                gpa,
+                len,
+                write,
+                data,
+            } => {
                 reason(run, rb::KVM_EXIT_MMIO);
                 run.write(DATA, gpa);
                 run.write_bytes(DATA + 8, &data);
@@ -91,7 +96,11 @@ impl WriteRun for Common {
             Common::Halt => reason(run, rb::KVM_EXIT_HLT),
             Common::Shutdown => reason(run, rb::KVM_EXIT_SHUTDOWN),
             Common::Interrupted => reason(run, rb::KVM_EXIT_INTR),
-            Common::InternalError { suberror, ndata, data } => {
+            Common::InternalError {
+                suberror,
+                ndata,
+                data,
+            } => {
                 reason(run, rb::KVM_EXIT_INTERNAL_ERROR);
                 run.write(DATA, suberror);
                 run.write(DATA + 4, ndata);

@@ -201,10 +201,7 @@ impl<T: Node> DeviceNode<T> {
     ///
     /// # Errors
     /// `EBUSY` when the minor is taken.
-    pub(crate) fn register(
-        name: &'static CStr,
-        minor: Option<u8>,
-    ) -> impl PinInit<Self, Error> {
+    pub(crate) fn register(name: &'static CStr, minor: Option<u8>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             misc <- Opaque::try_ffi_init(move |slot: *mut bindings::miscdevice| {
                 let mut misc: bindings::miscdevice = pin_init::zeroed();

@@ -10,10 +10,8 @@ use crate::bindings as rb;
 use core::sync::atomic::{fence, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use kernel::{prelude::*, types::Opaque};
 
-/// Asks the vCPU to leave the guest section and look around.
-pub(crate) const LEAVE: u64 = 1 << 0;
 /// Asks the vCPU to drop its cached translations before it enters again.
-pub(crate) const FLUSH_TLB: u64 = 1 << 1;
+pub(crate) const FLUSH_TLB: u64 = 1 << 0;
 /// The first bit that a family may use for itself.
 pub(crate) const FAMILY_SHIFT: u32 = 8;
 
@@ -98,7 +96,8 @@ impl Kick {
     /// The vCPU begins a guest section on `cpu`: from here on a ring interrupts it.
     #[inline]
     pub(crate) fn section_begins(&self, cpu: u32) {
-        self.cpu.store(i32::try_from(cpu).unwrap_or(NOT_RUNNING), Ordering::SeqCst);
+        self.cpu
+            .store(i32::try_from(cpu).unwrap_or(NOT_RUNNING), Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 

@@ -2,12 +2,11 @@
 
 //! Pages that user space maps and writes at any time: `kvm_run` and its neighbours.
 //!
-//! Never borrowed: values are copied in and out by volatile accesses, so that what was checked is
-//! what is used (CVE-2021-29657 and its like are what happens else).
+//! Never borrowed: values are copied in and out, each once, so that what was checked is what is used (CVE-2021-29657 and its like are what happens else).
 
 use crate::bindings as rb;
 use kernel::{
-    alloc::flags::{GFP_KERNEL_ACCOUNT, __GFP_ZERO},
+    alloc::flags::{__GFP_ZERO, GFP_KERNEL_ACCOUNT},
     mm::virt::VmaNew,
     page::{Page, PAGE_SIZE},
     prelude::*,
@@ -33,7 +32,10 @@ impl SharedPage {
         // SAFETY: The page is ours; it is no highmem page (GFP_KERNEL), so it has an address.
         let addr = unsafe { rb::rkvm_page_address(page.as_ptr()) };
         // INVARIANT: `addr` was just computed of `page`.
-        Ok(Self { page, addr: addr as usize })
+        Ok(Self {
+            page,
+            addr: addr as usize,
+        })
     }
 
     /// The place of a `len`-byte item, if it lies in the page.
@@ -91,8 +93,7 @@ impl SharedPage {
     /// Maps pages in order into a new VMA, from its first page on.
     ///
     /// # Errors
-    /// `EINVAL` when the VMA is larger than that, starts at another offset or is executable or
-    /// private and writable; else as `vm_insert_page`.
+    /// `EINVAL` when the VMA reaches beyond the pages or is executable; else as `vm_insert_page`.
     pub(crate) fn map_all(pages: &[&SharedPage], vma: &VmaNew) -> Result {
         let len = vma.end() - vma.start();
         // SAFETY: The VMA is new and ours for the time of the call.

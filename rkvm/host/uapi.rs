@@ -68,9 +68,14 @@ pub(crate) fn read_user<T: FromUser>(addr: usize) -> Result<T> {
     let mut value = MaybeUninit::<T>::zeroed();
     // SAFETY: The same memory as `value`, as bytes that may be uninitialised.
     let bytes = unsafe {
-        core::slice::from_raw_parts_mut(value.as_mut_ptr().cast::<MaybeUninit<u8>>(), size_of::<T>())
+        core::slice::from_raw_parts_mut(
+            value.as_mut_ptr().cast::<MaybeUninit<u8>>(),
+            size_of::<T>(),
+        )
     };
-    UserSlice::new(UserPtr::from_addr(addr), size_of::<T>()).reader().read_raw(bytes)?;
+    UserSlice::new(UserPtr::from_addr(addr), size_of::<T>())
+        .reader()
+        .read_raw(bytes)?;
     // SAFETY: Zeroed, then whole bytes written: initialised; any pattern is valid (`FromUser`).
     Ok(unsafe { value.assume_init() })
 }
@@ -84,7 +89,9 @@ pub(crate) fn write_user<T: Plain>(addr: usize, value: &T) -> Result {
     let bytes = unsafe {
         core::slice::from_raw_parts(core::ptr::from_ref(value).cast::<u8>(), size_of::<T>())
     };
-    UserSlice::new(UserPtr::from_addr(addr), size_of::<T>()).writer().write_slice(bytes)
+    UserSlice::new(UserPtr::from_addr(addr), size_of::<T>())
+        .writer()
+        .write_slice(bytes)
 }
 
 /// A structure of zeroes.

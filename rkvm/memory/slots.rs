@@ -240,12 +240,10 @@ impl<D: Clone> Slots<D> {
     /// user space's is for the caller to check.
     pub fn check(&self, region: &Region, end_gfn: u64) -> Result<Change, Refused> {
         let offsets = region.memory_size | region.guest_phys_addr | region.userspace_addr;
-        let end = region.guest_phys_addr.checked_add(region.memory_size);
         let pages = region.memory_size >> PAGE_SHIFT;
         if region.flags & !(LOG_DIRTY | READONLY) != 0
             || region.slot >= MAX_SLOTS
             || offsets & ((1 << PAGE_SHIFT) - 1) != 0
-            || end.is_none()
             || region
                 .userspace_addr
                 .checked_add(region.memory_size)
@@ -275,6 +273,7 @@ impl<D: Clone> Slots<D> {
             Some(old) if old.flags != region.flags => return Ok(Change::Flags),
             Some(_) => return Ok(Change::Nothing),
         };
+        // Frame numbers are far from the end of their type, so this also refuses what wraps around.
         let gfns = base_gfn..base_gfn + pages;
         if gfns.end > end_gfn {
             return Err(Refused::Invalid);

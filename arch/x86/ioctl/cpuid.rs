@@ -43,18 +43,34 @@ pub(super) fn set<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, arg: usize) -> Result<i
     let raw = user::get_array::<Header, rb::kvm_cpuid_entry2>(arg, n)?;
     let mut entries = KVVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
     for e in raw.iter() {
-        let regs = Regs { eax: e.eax, ebx: e.ebx, ecx: e.ecx, edx: e.edx };
-        let entry = Entry { function: e.function, index: e.index, flags: e.flags, regs };
+        let regs = Regs {
+            eax: e.eax,
+            ebx: e.ebx,
+            ecx: e.ecx,
+            edx: e.edx,
+        };
+        let entry = Entry {
+            function: e.function,
+            index: e.index,
+            flags: e.flags,
+            regs,
+        };
         entries.push(entry, GFP_KERNEL_ACCOUNT)?;
     }
     CpuidTable::sort(&mut entries);
     if ctx.vcpu.has_run {
         // Once it has run, user space may set the same again, and nothing else.
         let old = CpuidTable::new(&ctx.vcpu.cpuid);
-        return if old.same(&CpuidTable::new(&entries), &ctx.vcpu.dynamic(&ctx.vm.family)) {
+        return if old.same(
+            &CpuidTable::new(&entries),
+            &ctx.vcpu.dynamic(&ctx.vm.family),
+        ) {
             Ok(0)
         } else {
-            Err(trace::refuse(EINVAL, c"CPUID cannot change once the vCPU has run"))
+            Err(trace::refuse(
+                EINVAL,
+                c"CPUID cannot change once the vCPU has run",
+            ))
         };
     }
     let host = ctx.vm.family.host;
@@ -82,8 +98,14 @@ pub(super) fn get<B: Backend>(ctx: &Ctx<'_, X86<B>>, arg: usize) -> Result<isize
     }
     let d = v.dynamic(&ctx.vm.family);
     for (i, e) in v.cpuid.iter().enumerate() {
-        let now = Entry { regs: dynamic(e, &d), ..*e };
-        user::put(user::element::<Header, rb::kvm_cpuid_entry2>(arg, i)?, &out(&now))?;
+        let now = Entry {
+            regs: dynamic(e, &d),
+            ..*e
+        };
+        user::put(
+            user::element::<Header, rb::kvm_cpuid_entry2>(arg, i)?,
+            &out(&now),
+        )?;
     }
     user::put(arg, &[needed, pad])?;
     Ok(0)
@@ -101,7 +123,10 @@ pub(super) fn supported(arg: usize) -> Result<isize> {
         if n >= room {
             return Err(trace::refuse(E2BIG, c"the array is too small"));
         }
-        user::put(user::element::<Header, rb::kvm_cpuid_entry2>(arg, n)?, &out(&e))?;
+        user::put(
+            user::element::<Header, rb::kvm_cpuid_entry2>(arg, n)?,
+            &out(&e),
+        )?;
         n += 1;
         Ok(())
     })?;

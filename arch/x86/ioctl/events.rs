@@ -44,23 +44,29 @@ pub(super) fn interrupt<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, i: &rb::kvm_inter
 /// `KVM_GET_LAPIC`
 pub(super) fn get_lapic<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, arg: usize) -> Result<isize> {
     if !ctx.vcpu.has_lapic {
-        return Err(trace::refuse(EINVAL, c"the vCPU has no local APIC in the kernel"));
+        return Err(trace::refuse(
+            EINVAL,
+            c"the vCPU has no local APIC in the kernel",
+        ));
     }
     let mut page = [0u8; PAGE_SIZE];
     let now = ctx.vcpu.tsc.clock();
-    let effect = ctx.vcpu.lapic.save(&mut page, ctx.vm.controller.wide_ids(), now);
+    let effect = ctx
+        .vcpu
+        .lapic
+        .save(&mut page, ctx.vm.controller.wide_ids(), now);
     run::apply(ctx, effect);
     user::put(arg, &page)?;
     Ok(0)
 }
 
 /// `KVM_SET_LAPIC`
-pub(super) fn set_lapic<B: Backend>(
-    ctx: &mut Ctx<'_, X86<B>>,
-    l: &rb::kvm_lapic_state,
-) -> Result {
+pub(super) fn set_lapic<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, l: &rb::kvm_lapic_state) -> Result {
     if !ctx.vcpu.has_lapic {
-        return Err(trace::refuse(EINVAL, c"the vCPU has no local APIC in the kernel"));
+        return Err(trace::refuse(
+            EINVAL,
+            c"the vCPU has no local APIC in the kernel",
+        ));
     }
     let mut page = [0u8; PAGE_SIZE];
     for (to, from) in page.iter_mut().zip(l.regs) {
@@ -93,15 +99,15 @@ pub(super) fn get_mp_state<B: Backend>(v: &Vcpu<B>) -> rb::kvm_mp_state {
 ///
 /// # Errors
 /// `EINVAL`: no such state, or one that needs a local APIC in the kernel.
-pub(super) fn set_mp_state<B: Backend>(
-    ctx: &mut Ctx<'_, X86<B>>,
-    s: &rb::kvm_mp_state,
-) -> Result {
+pub(super) fn set_mp_state<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, s: &rb::kvm_mp_state) -> Result {
     let v = &mut *ctx.vcpu;
     let state = match s.mp_state {
         rb::KVM_MP_STATE_RUNNABLE => MpState::Runnable,
         _ if !v.has_lapic => {
-            return Err(trace::refuse(EINVAL, c"without a local APIC a vCPU only runs"));
+            return Err(trace::refuse(
+                EINVAL,
+                c"without a local APIC a vCPU only runs",
+            ));
         }
         rb::KVM_MP_STATE_UNINITIALIZED => MpState::Uninitialized,
         rb::KVM_MP_STATE_INIT_RECEIVED => MpState::InitReceived,
@@ -183,7 +189,10 @@ pub(super) fn set<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, e: &rb::kvm_vcpu_events
     }
     let smm = e.smi.smm | e.smi.pending | e.smi.smm_inside_nmi | e.smi.latched_init;
     if e.flags & rb::KVM_VCPUEVENT_VALID_SMM != 0 && smm != 0 {
-        return Err(trace::refuse(EINVAL, c"system-management mode is not there"));
+        return Err(trace::refuse(
+            EINVAL,
+            c"system-management mode is not there",
+        ));
     }
     let v = &mut *ctx.vcpu;
     let payloads = e.flags & rb::KVM_VCPUEVENT_VALID_PAYLOAD != 0;

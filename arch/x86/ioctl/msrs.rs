@@ -2,13 +2,7 @@
 
 //! `KVM_GET_MSRS`, `KVM_SET_MSRS`, and the lists of MSRs.
 
-use super::super::{
-    backend::Backend,
-    model::msr::Origin,
-    msr::Done,
-    run,
-    X86,
-};
+use super::super::{backend::Backend, model::msr::Origin, msr::Done, run, X86};
 use crate::{abi::user, bindings as rb, family::Ctx, host::trace};
 use kernel::prelude::*;
 
@@ -22,7 +16,7 @@ type Header = [u32; 2];
 /// `read`, the values are copied back.
 ///
 /// # Errors
-/// `E2BIG`: more than 256 entries. `EFAULT`.
+/// `E2BIG`: 256 entries or more. `EFAULT`.
 pub(super) fn transfer(
     arg: usize,
     read: bool,
@@ -48,18 +42,30 @@ pub(super) fn transfer(
 
 /// One MSR for user space.
 pub(super) fn get<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, index: u32) -> Option<u64> {
-    ctx.vcpu.read_msr(ctx.vm.family.host, &ctx.vm.family, index, Origin::Host).ok()
+    ctx.vcpu
+        .read_msr(ctx.vm.family.host, &ctx.vm.family, index, Origin::Host)
+        .ok()
 }
 
 /// One MSR from user space.
 pub(super) fn set<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, index: u32, value: u64) -> Option<u64> {
-    match ctx.vcpu.write_msr(ctx.vm.family.host, &ctx.vm.family, index, value, Origin::Host) {
+    match ctx.vcpu.write_msr(
+        ctx.vm.family.host,
+        &ctx.vm.family,
+        index,
+        value,
+        Origin::Host,
+    ) {
         Ok(Done::Done) => {}
         Ok(Done::Effect(e)) => {
             run::apply(ctx, e);
         }
         Err(_) => {
-            trace::guest_error(c"MSR refused from user space; index, value", u64::from(index), value);
+            trace::guest_error(
+                c"MSR refused from user space; index, value",
+                u64::from(index),
+                value,
+            );
             return None;
         }
     }

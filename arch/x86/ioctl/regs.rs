@@ -110,7 +110,11 @@ fn from_segment(s: &rb::kvm_segment) -> Segment {
 }
 
 fn table(t: DescTable) -> rb::kvm_dtable {
-    rb::kvm_dtable { base: t.base, limit: t.limit, ..user::zeroed() }
+    rb::kvm_dtable {
+        base: t.base,
+        limit: t.limit,
+        ..user::zeroed()
+    }
 }
 
 /// `KVM_GET_SREGS`
@@ -154,7 +158,12 @@ pub(super) fn set_sregs<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, s: &rb::kvm_sregs
 
 fn set_common<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, s: &rb::kvm_sregs) -> Result {
     let v = &mut *ctx.vcpu;
-    let new = Control { cr0: s.cr0, cr3: s.cr3, cr4: s.cr4, efer: s.efer };
+    let new = Control {
+        cr0: s.cr0,
+        cr3: s.cr3,
+        cr4: s.cr4,
+        efer: s.efer,
+    };
     let cs = from_segment(&s.cs);
     sregs::check(&new, cs.attr.long(), &v.features)
         .map_err(|_| trace::refuse(EINVAL, c"control registers that no processor can have"))?;
@@ -172,8 +181,14 @@ fn set_common<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, s: &rb::kvm_sregs) -> Resul
         super::super::run::apply(ctx, effect);
     }
     let v = &mut *ctx.vcpu;
-    v.hw.set_idtr(&DescTable { base: s.idt.base, limit: s.idt.limit });
-    v.hw.set_gdtr(&DescTable { base: s.gdt.base, limit: s.gdt.limit });
+    v.hw.set_idtr(&DescTable {
+        base: s.idt.base,
+        limit: s.idt.limit,
+    });
+    v.hw.set_gdtr(&DescTable {
+        base: s.gdt.base,
+        limit: s.gdt.limit,
+    });
     v.hw.set_cr2(s.cr2);
     let effects = sregs::replaced(&v.control(), &new);
     v.set_control(&new, effects.and(sregs::Effects::FLUSH_TLB));
@@ -188,6 +203,9 @@ fn set_common<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, s: &rb::kvm_sregs) -> Resul
     v.hw.set_ldtr(&from_segment(&s.ldt));
     Ok(())
 }
+
+/// CR3 under PAE paging: 32-byte aligned, 32 bits (APM vol. 2 5.2.1).
+const PDPT_ADDRESS: u64 = 0xffff_ffe0;
 
 /// `KVM_GET_SREGS2`
 pub(super) fn get_sregs2<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) -> rb::kvm_sregs2 {
@@ -210,15 +228,29 @@ pub(super) fn get_sregs2<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) -> rb::kvm_sregs
     out.cr8 = s.cr8;
     out.efer = s.efer;
     out.apic_base = s.apic_base;
-    // Under nested paging the processor reads the PDPTEs from memory at each walk: there are none
-    // to save, so the flag that they are valid stays clear.
+    let c = ctx.vcpu.control();
+    if c.pae_paging() {
+        // Under nested paging the processor reads the PDPTEs from memory at each walk: what is there
+        // is what is in force.
+        let view = ctx.vm.memory.read();
+        let mut bytes = [0; 32];
+        if view.read(c.cr3 & PDPT_ADDRESS, &mut bytes).is_ok() {
+            for (to, from) in out.pdptrs.iter_mut().zip(bytes.chunks_exact(8)) {
+                *to = from.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+            }
+            out.flags |= u64::from(rb::KVM_SREGS2_FLAGS_PDPTRS_VALID);
+        }
+    }
     out
 }
 
 /// `KVM_SET_SREGS2`
 pub(super) fn set_sregs2<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, s: &rb::kvm_sregs2) -> Result {
     if s.flags & !u64::from(rb::KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0 {
-        return Err(trace::refuse(EINVAL, c"flags of KVM_SET_SREGS2 that are not defined"));
+        return Err(trace::refuse(
+            EINVAL,
+            c"flags of KVM_SET_SREGS2 that are not defined",
+        ));
     }
     let pae = s.cr0 & 1 << 31 != 0 && s.cr4 & 1 << 5 != 0 && s.efer & efer::LMA == 0;
     if s.flags & u64::from(rb::KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0 && !pae {
@@ -247,13 +279,21 @@ pub(super) fn set_sregs2<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, s: &rb::kvm_sreg
 
 /// `KVM_GET_DEBUGREGS`
 pub(super) fn get_debug<B: Backend>(v: &Vcpu<B>) -> rb::kvm_debugregs {
-    rb::kvm_debugregs { db: v.dr, dr6: v.hw.dr6(), dr7: v.hw.dr7(), ..user::zeroed() }
+    rb::kvm_debugregs {
+        db: v.dr,
+        dr6: v.hw.dr6(),
+        dr7: v.hw.dr7(),
+        ..user::zeroed()
+    }
 }
 
 /// `KVM_SET_DEBUGREGS`
 pub(super) fn set_debug<B: Backend>(v: &mut Vcpu<B>, d: &rb::kvm_debugregs) -> Result {
     if d.flags != 0 {
-        return Err(trace::refuse(EINVAL, c"flags of KVM_SET_DEBUGREGS are not defined"));
+        return Err(trace::refuse(
+            EINVAL,
+            c"flags of KVM_SET_DEBUGREGS are not defined",
+        ));
     }
     if d.dr6 >> 32 != 0 || d.dr7 >> 32 != 0 {
         return Err(trace::refuse(EINVAL, c"DR6 and DR7 have 32 bits"));
@@ -271,7 +311,11 @@ pub(super) fn translate<B: Backend>(
     t: &mut rb::kvm_translation,
 ) -> Result {
     let view = ctx.vm.memory.read();
-    let found = walk::probe(&ctx.vcpu.paging(), &mut Phys::sleeping(&view), t.linear_address);
+    let found = walk::probe(
+        &ctx.vcpu.paging(),
+        &mut Phys::sleeping(&view),
+        t.linear_address,
+    );
     t.valid = u8::from(found.is_ok());
     t.physical_address = found.map_or(u64::MAX, |f| f.gpa);
     t.writeable = 1;

@@ -19,12 +19,20 @@ pub(crate) fn ioctl(cmd: u32, arg: usize) -> Result<isize> {
     let host = Host::get()?;
     match cmd {
         abi::GET_SUPPORTED_CPUID => cpuid::supported(arg),
-        abi::GET_MSR_INDEX_LIST => {
-            msrs::list(arg, MsrNumbers { at: 0, feature: false })
-        }
-        abi::GET_MSR_FEATURE_INDEX_LIST => {
-            msrs::list(arg, MsrNumbers { at: 0, feature: true })
-        }
+        abi::GET_MSR_INDEX_LIST => msrs::list(
+            arg,
+            MsrNumbers {
+                at: 0,
+                feature: false,
+            },
+        ),
+        abi::GET_MSR_FEATURE_INDEX_LIST => msrs::list(
+            arg,
+            MsrNumbers {
+                at: 0,
+                feature: true,
+            },
+        ),
         abi::GET_MSRS => msrs::transfer(arg, true, |index, _| host.msr.feature_msr(index)),
         abi::X86_GET_MCE_CAP_SUPPORTED => {
             user::put(arg, &mce::SUPPORTED)?;

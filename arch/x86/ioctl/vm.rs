@@ -35,7 +35,10 @@ pub(super) fn check_tsc_khz(host: &Host, arg: usize) -> Result<isize> {
     if khz == 0 || off <= TSC_TOLERANCE_PPM {
         Ok(0)
     } else {
-        Err(trace::refuse(EINVAL, c"the TSC's frequency is the host's: it cannot be scaled"))
+        Err(trace::refuse(
+            EINVAL,
+            c"the TSC's frequency is the host's: it cannot be scaled",
+        ))
     }
 }
 
@@ -43,11 +46,7 @@ pub(super) fn check_tsc_khz(host: &Host, arg: usize) -> Result<isize> {
 ///
 /// # Errors
 /// `ENOTTY` when there is none such; the rest as documented for each.
-pub(crate) fn ioctl<B: Backend>(
-    vm: &Arc<Vm<X86<B>>>,
-    cmd: u32,
-    arg: usize,
-) -> Result<isize> {
+pub(crate) fn ioctl<B: Backend>(vm: &Arc<Vm<X86<B>>>, cmd: u32, arg: usize) -> Result<isize> {
     match cmd {
         abi::SET_TSS_ADDR => {
             // Used by VMX without unrestricted guest only; 3 pages below 4 GiB.
@@ -91,10 +90,12 @@ pub(crate) fn ioctl<B: Backend>(
         abi::SET_CLOCK => {
             let c: rb::kvm_clock_data = user::get(arg)?;
             // TSC_STABLE and HOST_TSC are only told; they may be handed back.
-            let known =
-                rb::KVM_CLOCK_TSC_STABLE | rb::KVM_CLOCK_REALTIME | rb::KVM_CLOCK_HOST_TSC;
+            let known = rb::KVM_CLOCK_TSC_STABLE | rb::KVM_CLOCK_REALTIME | rb::KVM_CLOCK_HOST_TSC;
             if c.flags & !known != 0 {
-                return Err(trace::refuse(EINVAL, c"flags of KVM_SET_CLOCK that are not defined"));
+                return Err(trace::refuse(
+                    EINVAL,
+                    c"flags of KVM_SET_CLOCK that are not defined",
+                ));
             }
             let realtime = (c.flags & rb::KVM_CLOCK_REALTIME != 0).then_some(c.realtime);
             vm.family.time.set(c.clock, realtime);
@@ -128,14 +129,21 @@ fn set_filter<B: Backend>(vm: &Arc<Vm<X86<B>>>, arg: usize) -> Result<isize> {
         let from = UserSlice::new(UserPtr::from_ptr(r.bitmap.cast()), bytes);
         let mut bitmap = KVVec::new();
         from.read_all(&mut bitmap, GFP_KERNEL_ACCOUNT)?;
-        let range =
-            Range { flags: r.flags, base: r.base, count: r.nmsrs, bitmap: Bitmap(bitmap) };
+        let range = Range {
+            flags: r.flags,
+            base: r.base,
+            count: r.nmsrs,
+            bitmap: Bitmap(bitmap),
+        };
         ranges.push(range, GFP_KERNEL_ACCOUNT)?;
     }
     if !filter::flags_valid(f.flags, ranges.len()) {
         return Err(bad(c"MSR filter: flags, or nothing is allowed at all"));
     }
-    let new = Filter { default_allow: f.flags & filter::DEFAULT_DENY == 0, ranges };
+    let new = Filter {
+        default_allow: f.flags & filter::DEFAULT_DENY == 0,
+        ranges,
+    };
     vm.family.set_filter(KBox::new(new, GFP_KERNEL_ACCOUNT)?);
     vm.vcpus.ring_all(super::super::REFRESH_MSRS);
     Ok(0)
@@ -180,10 +188,8 @@ pub(crate) fn enable_cap<B: Backend>(
             if a & !(WIDE_IDS | NO_BROADCAST_QUIRK) != 0 {
                 return bad(c"flags of KVM_CAP_X2APIC_API that are not there");
             }
-            vm.controller.set_x2apic_api(
-                a & WIDE_IDS != 0,
-                a & NO_BROADCAST_QUIRK != 0,
-            );
+            vm.controller
+                .set_x2apic_api(a & WIDE_IDS != 0, a & NO_BROADCAST_QUIRK != 0);
         }
         rb::KVM_CAP_DISABLE_QUIRKS => state.disable_quirks(a),
         rb::KVM_CAP_DISABLE_QUIRKS2 => {

@@ -22,7 +22,9 @@ pub(super) fn get<B: Backend>(v: &mut Vcpu<B>, arg: usize, limit: usize) -> Resu
     let bytes = v.fpu.bytes();
     let n = bytes.len().min(limit);
     let bytes = bytes.get(..n).ok_or(EIO)?;
-    UserSlice::new(UserPtr::from_addr(arg), n).writer().write_slice(bytes)?;
+    UserSlice::new(UserPtr::from_addr(arg), n)
+        .writer()
+        .write_slice(bytes)?;
     Ok(0)
 }
 

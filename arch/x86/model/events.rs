@@ -265,7 +265,8 @@ impl Events {
     /// The interrupt whose delivery is under way, if it is no software interrupt:
     /// kvm_sregs.interrupt_bitmap.
     pub fn interrupt_in_delivery(&self) -> Option<u8> {
-        self.interrupt.and_then(|(vector, soft)| (!soft).then_some(vector))
+        self.interrupt
+            .and_then(|(vector, soft)| (!soft).then_some(vector))
     }
 
     /// Delivers the interrupt `vector` at the next entry, whatever the processor's state

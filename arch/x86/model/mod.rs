@@ -6,15 +6,15 @@
 //! and, on the host, into `selftests/unit` and `selftests/fuzz`.
 
 pub mod clock;
+pub mod cpuid;
+pub mod decode;
+pub mod emulate;
 pub mod events;
 pub mod lapic;
-pub mod cpuid;
+pub mod msi;
 pub mod msr;
 pub mod mtrr;
 pub mod pv;
-pub mod msi;
-pub mod decode;
-pub mod emulate;
 pub mod regs;
 pub mod sregs;
 pub mod walk;

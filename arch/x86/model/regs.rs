@@ -166,7 +166,10 @@ impl SegAttr {
     }
     /// Builds attributes from their fields.
     #[inline]
-    #[expect(clippy::too_many_arguments, reason = "one argument a field of the descriptor")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one argument a field of the descriptor"
+    )]
     pub const fn new(
         typ: u8,
         s: bool,
@@ -228,11 +231,19 @@ pub struct Exception {
 impl Exception {
     /// An exception without error code.
     pub const fn plain(vector: u8) -> Self {
-        Self { vector, error: None, payload: None }
+        Self {
+            vector,
+            error: None,
+            payload: None,
+        }
     }
     /// An exception with error code.
     pub const fn with_error(vector: u8, error: u32) -> Self {
-        Self { vector, error: Some(error), payload: None }
+        Self {
+            vector,
+            error: Some(error),
+            payload: None,
+        }
     }
     /// #UD
     pub const fn ud() -> Self {
@@ -248,7 +259,11 @@ impl Exception {
     }
     /// #PF(error) at linear address `cr2`
     pub const fn pf(error: u32, cr2: u64) -> Self {
-        Self { vector: vector::PF, error: Some(error), payload: Some(cr2) }
+        Self {
+            vector: vector::PF,
+            error: Some(error),
+            payload: Some(cr2),
+        }
     }
 }
 

@@ -641,6 +641,26 @@ fn segment_loads_in_protected_mode() {
 }
 
 #[test]
+fn two_processors_load_one_segment() {
+    let mut e = TestEnv::prot32(0, 0x1000);
+    let tss = 0x0000_8900_0000_0067;
+    gdt(&mut e, &[0, 0x00cf_9200_0000_ffff, tss]);
+    // Both set the accessed bit; it does not matter who was first.
+    e.races = 1;
+    let mut r = regs(&[(Gpr::Rax, 8)]);
+    assert_eq!(e.run(&[0x8e, 0xd8], &mut r), DONE);
+    assert_eq!(e.segs[Seg::Ds as usize].attr.typ(), 3);
+    // Only one makes a TSS busy; the other sees that next.
+    e.races = 1;
+    r.gprs.set(Gpr::Rax, 0x10);
+    assert_eq!(e.run(&[0x0f, 0x00, 0xd8], &mut r), Ok(Outcome::Retry));
+    assert_eq!(
+        e.run(&[0x0f, 0x00, 0xd8], &mut r),
+        fault(Exception::gp(0x10))
+    );
+}
+
+#[test]
 fn virtual_8086_mode() {
     let mut e = TestEnv::prot32(0, 0x3_0000);
     e.segs = [real(0x1000); 6];

@@ -600,7 +600,7 @@ fn threads_keep_the_tree_whole() {
             let (stop, new) = (&stop, &new);
             scope.spawn(move || {
                 let _stop = StopOnPanic(stop);
-                let mut seed = id * 0x9e37_79b9_7f4a_7c15;
+                let mut seed = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let mut cache = Cache::new();
                 while !stop.load(Ordering::SeqCst) {
                     // Mostly among few, so that threads meet in the same tables.
@@ -642,7 +642,7 @@ fn threads_keep_the_tree_whole() {
             let (arena, generation, stop) = (&arena, &generation, &stop);
             scope.spawn(move || {
                 let _stop = StopOnPanic(stop);
-                let mut seed = (id as u64 + 7) * 0x2545_f491_4f6c_dd1d;
+                let mut seed = (id as u64 + 7).wrapping_mul(0x2545_f491_4f6c_dd1d);
                 while !stop.load(Ordering::SeqCst) {
                     let r = random(&mut seed);
                     let gfn = if r & 7 == 0 { r >> 8 } else { r >> 8 & 63 } % END;
@@ -726,7 +726,7 @@ fn threads_keep_the_tree_whole() {
 /// Two changes of one entry at the same moment: neither is lost, nor is a table.
 #[test]
 fn changes_at_the_same_moment_are_not_lost() {
-    const ROUNDS: usize = 30_000;
+    const ROUNDS: usize = 60_000;
     const GFN: u64 = 8;
     let Fixture {
         arena,
@@ -775,9 +775,10 @@ fn changes_at_the_same_moment_are_not_lost() {
                             tree.zap(GFN..GFN + 8, &mut drop);
                         }
                     }
-                    meet(6 * round + 2);
+                    meet(8 * round + 2);
                     {
                         let tree = tree.read().unwrap();
+                        meet(8 * round + 4);
                         match (round % 4, id) {
                             (0, 0) | (1, 0) => drop(tree.map(GFN, 0, &leaf(WRITE), &mut cache)),
                             (0, _) | (1, _) => drop(tree.map(GFN, 0, &leaf(EXEC), &mut cache)),
@@ -787,7 +788,7 @@ fn changes_at_the_same_moment_are_not_lost() {
                             _ => drop(tree.map(GFN, 0, &leaf(WRITE), &mut cache)),
                         }
                     }
-                    meet(6 * round + 4);
+                    meet(8 * round + 6);
                     if id == 0 {
                         let (leaf, _) = tree.read().unwrap().lookup(GFN).unwrap();
                         assert!(
@@ -795,7 +796,7 @@ fn changes_at_the_same_moment_are_not_lost() {
                             "{round}: {leaf:?}"
                         );
                     }
-                    meet(6 * round + 6);
+                    meet(8 * round + 8);
                 }
             });
         }

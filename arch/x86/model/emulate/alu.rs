@@ -142,12 +142,7 @@ impl<E: Env> Ctx<'_, E> {
         let equal = pair(self, 2, 0) == old;
         let new = if equal { pair(self, 1, 3) } else { old };
         if self.atomic {
-            let access = super::Access {
-                kind: Kind::Data,
-                write: true,
-                user: self.cpl == 3,
-            };
-            if !self.env.cmpxchg(la, &old[..2 * n], &new[..2 * n], access)? {
+            if !self.exchange(la, &old[..2 * n], &new[..2 * n])? {
                 return Ok(Flow::Leave(Outcome::Retry));
             }
         } else {

@@ -19,7 +19,8 @@ use super::env::{
 use super::flags::mask;
 use super::segment::{
     is_null,
-    rpl, //
+    rpl,
+    ACCESSED, //
 };
 use super::{
     Ctx,
@@ -101,11 +102,11 @@ impl<E: Env> Ctx<'_, E> {
         if bad {
             return self.gp();
         }
-        if !self.mark(&mut d, 1)? {
+        if !self.mark(&mut d, ACCESSED)? {
             return Err(Stop::Unhandleable);
         }
         Ok(Segment {
-            attr: SegAttr(s.attr.0 | 1),
+            attr: SegAttr(s.attr.0 | u32::from(ACCESSED)),
             ..s
         })
     }

@@ -324,6 +324,15 @@ impl<E: Env> Ctx<'_, E> {
         Ok((v, Place::Mem(la, v)))
     }
 
+    /// Writes `new` where `old` stands, atomically. Not where linear addresses wrap.
+    pub(super) fn exchange(&mut self, la: u64, old: &[u8], new: &[u8]) -> Result<bool, Stop> {
+        if self.before_wrap(la, new.len()) < new.len() {
+            return Err(Stop::Unhandleable);
+        }
+        let access = self.access(Kind::Data, true);
+        self.env.cmpxchg(la, old, new, access)
+    }
+
     /// Writes an operand back. With `atomic`, only if memory still holds what was read; else the
     /// instruction must be tried again, and false is returned.
     pub(super) fn modify(
@@ -340,12 +349,8 @@ impl<E: Env> Ctx<'_, E> {
             }
             Place::Mem(la, old) if atomic => {
                 let n = usize::from(size).min(8);
-                let access = self.access(Kind::Data, true);
-                if self.before_wrap(la, n) < n {
-                    return Err(Stop::Unhandleable);
-                }
                 let (old, new) = (old.to_le_bytes(), v.to_le_bytes());
-                self.env.cmpxchg(la, &old[..n], &new[..n], access)
+                self.exchange(la, &old[..n], &new[..n])
             }
             Place::Mem(la, _) => {
                 self.store_int(la, size, v, Kind::Data)?;

@@ -77,6 +77,11 @@ impl Descriptor {
     }
 }
 
+/// The accessed bit of a code or data descriptor's type.
+pub(super) const ACCESSED: u8 = 1;
+/// The busy bit of a TSS descriptor's type.
+const BUSY: u8 = 2;
+
 /// A null selector, whatever its RPL.
 pub(super) fn is_null(selector: u16) -> bool {
     selector & !3 == 0
@@ -170,8 +175,14 @@ impl<E: Env> Ctx<'_, E> {
             write: true,
             user: false,
         };
-        self.env
-            .cmpxchg(self.system_address(d.la, 5), &[old], &[new], access)
+        let la = self.system_address(d.la, 5);
+        if self.env.cmpxchg(la, &[old], &[new], access)? {
+            return Ok(true);
+        }
+        // Another processor that loads the same segment has marked it meanwhile; but only one may
+        // make a TSS busy.
+        let now = self.load_int(la, 1, Kind::System, false)?;
+        Ok(bits == ACCESSED && now == u64::from(new))
     }
 
     /// What a load of `selector` into a data or stack segment register puts there, after all
@@ -211,7 +222,7 @@ impl<E: Env> Ctx<'_, E> {
             };
             return self.fault(v, selector);
         }
-        if !self.mark(&mut d, 1)? {
+        if !self.mark(&mut d, ACCESSED)? {
             // Whoever changed the descriptor meanwhile: its new value is taken next time.
             return Err(Stop::Unhandleable);
         }
@@ -410,7 +421,7 @@ impl<E: Env> Ctx<'_, E> {
                 d.segment(selector),
             ))));
         }
-        if !self.mark(&mut d, 2)? {
+        if !self.mark(&mut d, BUSY)? {
             return Ok(Flow::Leave(Outcome::Retry));
         }
         Ok(Flow::Leave(Outcome::System(System::Ltr(

@@ -326,14 +326,16 @@ impl Env for TestEnv {
 
     fn cmpxchg(&mut self, la: u64, old: &[u8], new: &[u8], access: Access) -> Result<bool, Stop> {
         self.note("cmpxchg", la, new.len(), access);
-        if self.races > 0 {
-            self.races -= 1;
-            return Ok(false);
-        }
+        let lost = self.races > 0;
+        self.races = self.races.saturating_sub(1);
         if let Some(t) = self.table(la, new.len(), access) {
+            // Who loses finds that another has written the same.
             assert_eq!(t, old);
             t.copy_from_slice(new);
-            return Ok(true);
+            return Ok(!lost);
+        }
+        if lost {
+            return Ok(false);
         }
         self.check(la, new.len(), access)?;
         if self.mmio.contains(&la) {
