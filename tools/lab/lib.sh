@@ -97,7 +97,12 @@ product() {
 			work=$CACHE/tmp-$name-$key
 		fi
 		mkdir -p "$work"
-		timed "$label" "$CACHE/log/$name-$key.log" "$@" "$work" || exit 1
+		# In a shell of its own: under our "||", a function's failing commands
+		# would not end it.
+		# shellcheck disable=SC2016
+		timed "$label" "$CACHE/log/$name-$key.log" /bin/bash -c \
+			'lab=$1; shift; . "$lab/lib.sh"; for r in "$lab"/*.recipe; do . "$r"; done; "$@"' \
+			make "$LAB" "$@" "$work" || exit 1
 		[[ ${RESUME:-} ]] || mv -T "$work" "$PRODUCT"
 		: >"$PRODUCT/.made"
 		# Of what it replaces, the unused goes.
