@@ -195,6 +195,10 @@ impl<F: Family> Fd for Vm<F> {
                 )?;
                 Ok(0)
             }
+            ioctl::CREATE_DEVICE => {
+                let _: rb::kvm_create_device = user::get(arg)?;
+                Err(trace::refuse(ENODEV, c"no such kind of in-kernel device"))
+            }
             ioctl::ENABLE_CAP => this.enable_cap(arg),
             ioctl::IRQ_LINE => this.irq_line(arg, false),
             ioctl::IRQ_LINE_STATUS => this.irq_line(arg, true),

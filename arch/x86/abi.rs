@@ -98,6 +98,8 @@ crate::ioctls! {
     GET_XCRS = _IOR(0xa6, rb::kvm_xcrs) on Vcpu;
     /// Sets it.
     SET_XCRS = _IOW(0xa7, rb::kvm_xcrs) on Vcpu;
+    /// Turns a capability of the vCPU on.
+    ENABLE_CAP = _IOW(0xa3, rb::kvm_enable_cap) on Vcpu;
     /// Tells the guest that it was stopped.
     KVMCLOCK_CTRL = _IO(0xad) on Vcpu;
     /// Segments and control registers, with PDPTEs.
@@ -141,6 +143,8 @@ pub(crate) const CAPS: &[Cap] = caps! {
     KVM_CAP_X86_USER_SPACE_MSR = 1;
     KVM_CAP_X86_MSR_FILTER = 1;
     KVM_CAP_SREGS2 = 1;
+    KVM_CAP_ENABLE_CAP = 1;
+    KVM_CAP_ENFORCE_PV_FEATURE_CPUID = 1;
     KVM_CAP_MEMORY_FAULT_INFO = 1;
     KVM_CAP_SYS_ATTRIBUTES = 1;
     KVM_CAP_X86_TRIPLE_FAULT_EVENT = 1;

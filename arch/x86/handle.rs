@@ -9,7 +9,7 @@ use super::{
     io::{Asked, UserExit},
     model::{
         decode::Mnemonic,
-        regs::{cr0, Exception, Gpr},
+        regs::{cr0, vector, Exception, Gpr},
         sregs::{self, Gp},
     },
     run::{self, length},
@@ -132,6 +132,7 @@ fn exit<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, e: &Exit) -> Aft
             emu::failure(ctx.vcpu, &[])
         }
         // #AC is intercepted so that a guest cannot keep the processor busy with it; it is the guest's.
+        Exit::Exception(x) if x.vector == vector::UD => undefined(ctx, view),
         Exit::Exception(x) => {
             ctx.vcpu.raise(x);
             REENTER
@@ -175,6 +176,22 @@ fn step_over<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, m: Mnemonic
         }
         None => emu::run(ctx, view),
     }
+}
+
+/// #UD: VMCALL on AMD and VMMCALL on Intel are hypercalls all the same, for guests that were moved
+/// from one to the other.
+fn undefined<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> After {
+    let v = &mut *ctx.vcpu;
+    let next = length(v, view, Mnemonic::Vmcall).or_else(|| length(v, view, Mnemonic::Vmmcall));
+    match next {
+        // `length` trusts hardware that says the next address; for #UD none does.
+        Some(next) if v.hw.next_rip().is_none() => {
+            hypercall(v);
+            v.advance_to(next);
+        }
+        _ => v.raise(Exception::ud()),
+    }
+    REENTER
 }
 
 /// A guest-physical address that stage 2 does not map (so).

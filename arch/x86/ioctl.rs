@@ -122,6 +122,13 @@ pub(crate) fn vcpu<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, cmd: u32, arg: usize) 
                 Err(trace::refuse(EINVAL, c"the guest has no kvmclock page"))
             }
         }
+        abi::ENABLE_CAP => with(arg, |c: &crate::bindings::kvm_enable_cap| {
+            if c.flags != 0 || c.cap != crate::bindings::KVM_CAP_ENFORCE_PV_FEATURE_CPUID {
+                return Err(trace::refuse(EINVAL, c"no such capability of a vCPU"));
+            }
+            ctx.vcpu.pv.enforce = c.args[0] != 0;
+            Ok(())
+        }),
         abi::SET_TSC_KHZ => vm::check_tsc_khz(ctx.vcpu.host, arg),
         abi::GET_TSC_KHZ => Ok(ctx.vcpu.tsc.khz() as isize),
         abi::HAS_DEVICE_ATTR | abi::GET_DEVICE_ATTR | abi::SET_DEVICE_ATTR => {

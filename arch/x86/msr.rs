@@ -121,7 +121,7 @@ impl<B: Backend> Vcpu<B> {
             Write::Backend(f, v) => match f {
                 model::Field::FsBase => self.set_base(Seg::Fs, v),
                 model::Field::GsBase => self.set_base(Seg::Gs, v),
-                model::Field::TscAux => self.tsc_aux = v,
+                model::Field::TscAux => self.set_tsc_aux(v),
                 f => {
                     if let Some(f) = field(f) {
                         self.hw.set_field(f, v);

@@ -70,8 +70,10 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) dr_live: bool,
     /// They are there now.
     breakpoints: Option<GuestBreakpoints>,
-    /// The host's TSC_AUX during a section.
-    host_tsc_aux: u64,
+    /// The host's TSC_AUX, while the guest's is in the processor.
+    host_tsc_aux: Option<u64>,
+    /// Between [`Self::section_begins`] and [`Self::section_ends`].
+    in_section: bool,
     /// Tables for stage-2 faults.
     pub(crate) tables: TableCache,
     /// What exits are wanted.
@@ -140,7 +142,8 @@ impl<B: Backend> Vcpu<B> {
             dr: [0; 4],
             dr_live: false,
             breakpoints: None,
-            host_tsc_aux: 0,
+            host_tsc_aux: None,
+            in_section: false,
             tables: TableCache::default(),
             intercepts: Intercepts {
                 hlt: true,
@@ -148,6 +151,8 @@ impl<B: Backend> Vcpu<B> {
                 rdpmc: true,
                 // Without a filter every PAUSE would exit.
                 pause: host.hw.pause_filter,
+                // The other vendor's hypercall is one, too: see `handle::undefined`.
+                exceptions: 1 << super::model::regs::vector::UD,
                 ..Intercepts::default()
             },
             mp_state: if bsp || !has_lapic {
@@ -282,22 +287,37 @@ impl<B: Backend> Vcpu<B> {
         }
         self.hw.begin_section();
         self.breakpoints = self.dr_live.then(|| GuestBreakpoints::load(&self.dr));
+        self.in_section = true;
         if self.tsc_aux != 0 {
-            self.host_tsc_aux = insn::vcpu::swap_tsc_aux(self.tsc_aux);
+            self.load_tsc_aux();
         }
     }
 
     /// The section ends, IRQs still off.
     pub(crate) fn section_ends(&mut self) {
         self.hw.end_section();
-        if self.tsc_aux != 0 {
-            insn::vcpu::swap_tsc_aux(self.host_tsc_aux);
+        self.in_section = false;
+        if let Some(host) = self.host_tsc_aux.take() {
+            insn::vcpu::swap_tsc_aux(host);
         }
         match self.breakpoints.take() {
             Some(b) => self.dr = b.read(),
             None => insn::restore_dr7(),
         }
         self.fpu.save();
+    }
+
+    /// IA32_TSC_AUX is written.
+    pub(crate) fn set_tsc_aux(&mut self, v: u64) {
+        self.tsc_aux = v;
+        if self.in_section {
+            self.load_tsc_aux();
+        }
+    }
+
+    fn load_tsc_aux(&mut self) {
+        let old = insn::vcpu::swap_tsc_aux(self.tsc_aux);
+        self.host_tsc_aux.get_or_insert(old);
     }
 
     /// CR0, CR3, CR4 and EFER together.

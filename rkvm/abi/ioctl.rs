@@ -85,6 +85,8 @@ ioctls! {
     SIGNAL_MSI = _IOW(0xa5, rb::kvm_msi) on Vm;
     /// Starts the dirty log of some pages anew (after `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`).
     CLEAR_DIRTY_LOG = _IOWR(0xc0, rb::kvm_clear_dirty_log) on Vm;
+    /// Makes an in-kernel device; there is no kind of them yet.
+    CREATE_DEVICE = _IOWR(0xe0, rb::kvm_create_device) on Vm;
     /// Runs a vCPU.
     RUN = _IO(0x80) on Vcpu;
     /// The signals blocked while it runs.

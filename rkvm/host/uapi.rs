@@ -50,6 +50,7 @@ plain!(
     rb::kvm_userspace_memory_region,
     rb::kvm_userspace_memory_region2,
     rb::kvm_dirty_log,
+    rb::kvm_create_device,
     rb::kvm_clear_dirty_log,
     rb::kvm_irq_level,
     rb::kvm_coalesced_mmio_zone,

@@ -64,6 +64,9 @@ pub(crate) fn ioctl<B: Backend>(vm: &Arc<Vm<X86<B>>>, cmd: u32, arg: usize) -> R
             vm.family.set_identity_map(addr);
             Ok(0)
         }
+        abi::CREATE_IRQCHIP if vm.controller.is_split() => {
+            Err(trace::refuse(EEXIST, c"the VM has a split irqchip"))
+        }
         abi::CREATE_IRQCHIP => Err(trace::refuse(
             ENOTTY,
             c"the PIC and I/O APIC are user space's: enable KVM_CAP_SPLIT_IRQCHIP",

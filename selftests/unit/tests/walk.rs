@@ -214,7 +214,8 @@ fn naive(p: &Paging, entries: &[u64], la: u64, access: Option<Access>) -> Expect
                 }
             }
             "PDE32" | "PTE32" => {}
-            "PDPTE" => reserved |= any(e, 2, 1) || any(e, 8, 5) || any(e, 63, phys),
+            // Bits 8:5 are reserved, but not looked at in a walk.
+            "PDPTE" => reserved |= any(e, 2, 1) || any(e, 63, phys),
             _ => {
                 reserved |= phys < 52 && any(e, 51, phys);
                 reserved |= bit(e, 63) && !bit(p.efer, 11);

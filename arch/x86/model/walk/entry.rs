@@ -192,7 +192,9 @@ impl Format {
             };
         }
         if self.pae && level == 3 {
-            return pdpte_reserved(self.maxphyaddr);
+            // Bits 8:5 are not looked at in a walk: processors that read these entries at each walk
+            // may have set the accessed bit (5) in them, as emulated ones do.
+            return pdpte_reserved(self.maxphyaddr) & !bits(8, 5);
         }
         let own = match (level, leaf) {
             // Offset bits of large pages above PAT (bit 12).

@@ -463,7 +463,6 @@ const FORMS: &[(&str, Code, &str, u32)] = &[
     ("movdqa from", |a| { a.movdqa(xmm1, xmmword_ptr(ebx))?; a.psrldq(xmm1, 12)?; a.movd(eax, xmm1) }, "r8@0 r8@8", 0xf8e7_d6c5),
     ("movdqu to", |a| { a.movdqu(xmm1, xmmword_ptr(DATA))?; a.movdqu(xmmword_ptr(ebx + 0x10), xmm1) }, "w8@10:efbeadde04030201 w8@18:0807060510111213", 0x1122_3344),
     ("movnti", |a| a.movnti(dword_ptr(ebx), eax), "w4@0:44332211", 0x1122_3344),
-    ("movq mm from", |a| { a.movq(mm1, qword_ptr(ebx))?; a.movd(eax, mm1) }, "r8@0", 0xb4a3_9281),
     ("moffs32", |a| if a.bitness() == 32 { a.mov(eax, dword_ptr(MMIO)) } else { a.db(&[0xa1, 0, 0, 0, 0xd0, 0, 0, 0, 0]) }, "r4@0", 0xb4a3_9281),
 ];
 
