@@ -384,10 +384,12 @@ impl<B: Backend> Env for Machine<'_, '_, '_, B> {
     fn should_yield(&self) -> bool {
         let v = &self.ctx.vcpu;
         // Port items are collected as long as they fit; pieces of memory are told one by one.
-        self.leave
-            || v.pending.must_tell()
-            || crate::host::work::pending()
-            || !self.ctx.core.shared.mail.inbox.is_empty()
+        if self.leave || v.pending.must_tell() {
+            return true;
+        }
+        // What a device has given is stored first: there are at most 4096 bytes of it.
+        !v.pending.has_items()
+            && (crate::host::work::pending() || !self.ctx.core.shared.mail.inbox.is_empty())
     }
 }
 

@@ -133,13 +133,18 @@ impl Pending {
         }
     }
 
-    /// Forgets everything that waits for an answer (a fault, or user space changed RIP).
+    /// Forgets everything that waits for an answer (a fault, or user space changed RIP), but for items
+    /// that a device has given already: INS goes on with them if the guest comes back to it.
     pub(crate) fn abandon(&mut self) {
         self.asked = Asked::Nothing;
         self.insn = None;
         self.answered = 0;
         self.used = 0;
-        self.ins = None;
+    }
+
+    /// Items of INS wait to be stored.
+    pub(crate) fn has_items(&self) -> bool {
+        self.ins.is_some_and(|i| i.tentative < i.count)
     }
 
     /// The answer to the next read of this run, if it is there.

@@ -55,6 +55,8 @@ struct Shared {
     sync: TscSync,
     clock: KvmClock,
     reference: Reference,
+    /// Some vCPU's page counts from the reference.
+    shown: bool,
 }
 
 /// The factor from TSC cycles to ns; 1 GHz if the frequency makes no sense.
@@ -78,6 +80,7 @@ impl VmTime {
                 sync: TscSync::default(),
                 clock: KvmClock::starting_at(reference.ns),
                 reference,
+                shown: false,
             }, "rkvm::VmTime"),
             to_ns,
         })
@@ -107,7 +110,19 @@ impl VmTime {
 
     /// What a vCPU's kvmclock page says.
     pub(crate) fn info(&self, tsc: &Tsc) -> TimeInfo {
-        let s = self.state.lock();
+        let mut s = self.state.lock();
+        if !s.shown {
+            // Not before the guest's TSC began to count: some guests take a difference for unsigned.
+            let host_tsc = rdtsc();
+            let since = self
+                .to_ns
+                .apply(host_tsc.wrapping_sub(s.reference.host_tsc));
+            s.reference = Reference {
+                host_tsc,
+                ns: s.reference.ns.wrapping_add(since),
+            };
+            s.shown = true;
+        }
         TimeInfo::new(s.reference, s.clock, RATIO, tsc.offset(), self.to_ns, true)
     }
 }

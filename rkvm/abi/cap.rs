@@ -50,6 +50,8 @@ pub(crate) const GENERIC: &[Cap] = caps! {
     KVM_CAP_IOEVENTFD_ANY_LENGTH = 1;
     KVM_CAP_IMMEDIATE_EXIT = 1;
     KVM_CAP_COALESCED_PIO = 1;
+    // KVM_CREATE_DEVICE is there, though no kind of device is yet: ENODEV.
+    KVM_CAP_DEVICE_CTRL = 1;
     KVM_CAP_USER_MEMORY2 = 1;
     // KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE; a log never starts with all pages dirty.
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 1;

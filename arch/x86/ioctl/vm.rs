@@ -179,7 +179,7 @@ pub(crate) fn enable_cap<B: Backend>(
                 return Err(trace::refuse(EEXIST, c"the VM has an irqchip already"));
             }
             if vm.vcpus.len() != 0 {
-                return bad(c"vCPUs exist already");
+                return Err(trace::refuse(EEXIST, c"vCPUs exist already"));
             }
             vm.controller.set_split(pins);
         }
