@@ -592,7 +592,7 @@ fn split_irqchip_states() -> Outcome {
     assert!(matches!(sys::call(vm.as_raw_fd(), sys::CREATE_IRQCHIP, 0), Err(EEXIST | ENOTTY)));
     let vm = k.create_vm()?;
     let _cpu = vm.create_vcpu(0)?;
-    assert_eq!(split(&vm), Err(EEXIST), "there is a vCPU");
+    assert!(matches!(split(&vm), Err(EEXIST | EINVAL)), "there is a vCPU");
     Ok(())
 }
 

@@ -53,7 +53,7 @@ fn guest_reads_and_writes() -> Outcome {
 }
 
 fn guest_faults() -> Outcome {
-    for (msr, v) in [(0xc000_0082u32, 1u64 << 63), (0xc000_0080, 1 << 20), (0x277, 2), (0x1b, 1 << 63), (0x4000_1234, 0)] {
+    for (msr, v) in [(0xc000_0080u32, 1u64 << 20), (0x277, 2), (0x1b, 1 << 63), (0x4000_1234, 0)] {
         let mut m = Machine::new(Mode::Long, |a| {
             let mut after = a.create_label();
             kit::expect64(a, after)?;

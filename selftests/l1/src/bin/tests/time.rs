@@ -120,7 +120,8 @@ fn page(m: &Machine, gpa: u64) -> Page {
 
 /// Nanoseconds at `tsc`.
 fn at(p: &Page, tsc: u64) -> u64 {
-    let d = u128::from(tsc - p.tsc);
+    let d = tsc.checked_sub(p.tsc).unwrap_or_else(|| panic!("the TSC is {tsc:#x}, before {p:x?}"));
+    let d = u128::from(d);
     let d = if p.shift < 0 { d >> -p.shift } else { d << p.shift };
     p.system + (d * u128::from(p.mul) >> 32) as u64
 }
