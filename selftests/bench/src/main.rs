@@ -66,7 +66,11 @@ fn self_ipi(a: &mut CodeAssembler) -> Result<(), IcedError> {
 }
 
 const KINDS: &[Kind] = &[
-    Kind { name: "nothing", before: none, what: none },
+    Kind {
+        name: "nothing",
+        before: none,
+        what: none,
+    },
     Kind {
         name: "cpuid",
         before: none,
@@ -84,13 +88,41 @@ const KINDS: &[Kind] = &[
             a.rdmsr()
         },
     },
-    Kind { name: "wrmsr", before: none, what: |a| kit::wrmsr(a, 0x3b, 0) },
-    Kind { name: "pio-write", before: none, what: |a| a.out(PORT, eax) },
-    Kind { name: "pio-read", before: none, what: |a| a.in_(eax, PORT) },
-    Kind { name: "mmio-write", before: none, what: |a| a.mov(dword_ptr(rbx), eax) },
-    Kind { name: "mmio-read", before: none, what: |a| a.mov(eax, dword_ptr(rbx)) },
-    Kind { name: "pio-ioeventfd", before: none, what: |a| a.out(i32::from(PORT_EVENT), eax) },
-    Kind { name: "self-ipi", before: |a| a.sti(), what: self_ipi },
+    Kind {
+        name: "wrmsr",
+        before: none,
+        what: |a| kit::wrmsr(a, 0x3b, 0),
+    },
+    Kind {
+        name: "pio-write",
+        before: none,
+        what: |a| a.out(PORT, eax),
+    },
+    Kind {
+        name: "pio-read",
+        before: none,
+        what: |a| a.in_(eax, PORT),
+    },
+    Kind {
+        name: "mmio-write",
+        before: none,
+        what: |a| a.mov(dword_ptr(rbx), eax),
+    },
+    Kind {
+        name: "mmio-read",
+        before: none,
+        what: |a| a.mov(eax, dword_ptr(rbx)),
+    },
+    Kind {
+        name: "pio-ioeventfd",
+        before: none,
+        what: |a| a.out(i32::from(PORT_EVENT), eax),
+    },
+    Kind {
+        name: "self-ipi",
+        before: |a| a.sti(),
+        what: self_ipi,
+    },
     Kind {
         name: "hlt-pending",
         before: |a| {
@@ -159,7 +191,10 @@ fn measure(k: &Kind, rounds: usize) -> Result<Vec<u64>, Box<dyn std::error::Erro
     let mut m = Machine::with(Mode::Long, Irqchip::Split, 1);
     m.code(CODE, 64, |a| guest(a, k))?;
     m.code(HANDLER, 64, handler)?;
-    m.ram.put(IDT + 16 * u64::from(VECTOR), &kit::gate(HANDLER, SEL_CODE64, 0x8e, true));
+    m.ram.put(
+        IDT + 16 * u64::from(VECTOR),
+        &kit::gate(HANDLER, SEL_CODE64, 0x8e, true),
+    );
     let event = sys::Event::new();
     let mut io = kvm_ioeventfd {
         addr: PORT_EVENT.into(),
@@ -177,7 +212,8 @@ fn measure(k: &Kind, rounds: usize) -> Result<Vec<u64>, Box<dyn std::error::Erro
     for off in (0..bytes as u64).step_by(4096) {
         fresh.put(FRESH + off, &[1]);
     }
-    m.slot(1, &fresh, 0).map_err(std::io::Error::from_raw_os_error)?;
+    m.slot(1, &fresh, 0)
+        .map_err(std::io::Error::from_raw_os_error)?;
     let mut all = Vec::new();
     for _ in 0..=rounds {
         run_round(&mut m)?;
@@ -217,7 +253,11 @@ fn run_round(m: &mut Machine) -> Result<(), String> {
 /// Nanoseconds that the processors have been idle.
 fn idle() -> Result<u64, Box<dyn std::error::Error>> {
     let text = std::fs::read_to_string("/proc/uptime")?;
-    let seconds: f64 = text.split_whitespace().nth(1).ok_or("/proc/uptime")?.parse()?;
+    let seconds: f64 = text
+        .split_whitespace()
+        .nth(1)
+        .ok_or("/proc/uptime")?
+        .parse()?;
     Ok((seconds * 1e9) as u64)
 }
 

@@ -110,8 +110,13 @@ pub fn handlers(long: bool) -> Result<Vec<(u64, Vec<u8>)>, IcedError> {
         a.jmp(common)?;
     }
     a.set_label(&mut common)?;
-    let (mut not_mine, mut no_fixup, mut eoi, mut x2, mut out) =
-        (a.create_label(), a.create_label(), a.create_label(), a.create_label(), a.create_label());
+    let (mut not_mine, mut no_fixup, mut eoi, mut x2, mut out) = (
+        a.create_label(),
+        a.create_label(),
+        a.create_label(),
+        a.create_label(),
+        a.create_label(),
+    );
     if long {
         a.push(rax)?;
         a.push(rcx)?;
@@ -195,20 +200,30 @@ pub fn handlers(long: bool) -> Result<Vec<(u64, Vec<u8>)>, IcedError> {
         a.add(esp, 8)?;
         a.iretd()?;
     }
-    let r = a.assemble_options(STUBS, iced_x86::BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS)?;
+    let r = a.assemble_options(
+        STUBS,
+        iced_x86::BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS,
+    )?;
     let sel = if long { SEL_CODE64 } else { SEL_CODE32 };
     let mut idt = Vec::new();
     for l in &stubs {
         idt.extend(gate(r.label_ip(l)?, sel, 0x8e, long));
     }
     let code = r.inner.code_buffer;
-    assert!(code.len() <= (TRAMPOLINE - STUBS) as usize, "handlers: {:#x} bytes", code.len());
+    assert!(
+        code.len() <= (TRAMPOLINE - STUBS) as usize,
+        "handlers: {:#x} bytes",
+        code.len()
+    );
     Ok(vec![(IDT, idt), (STUBS, code)])
 }
 
 /// An interrupt gate.
 pub fn gate(ip: u64, selector: u16, attributes: u8, long: bool) -> Vec<u8> {
-    let low = (ip & 0xffff) | u64::from(selector) << 16 | u64::from(attributes) << 40 | (ip & 0xffff_0000) << 32;
+    let low = (ip & 0xffff)
+        | u64::from(selector) << 16
+        | u64::from(attributes) << 40
+        | (ip & 0xffff_0000) << 32;
     let mut g = low.to_le_bytes().to_vec();
     if long {
         g.extend((ip >> 32).to_le_bytes());

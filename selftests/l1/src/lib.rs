@@ -30,7 +30,12 @@ static ENV: OnceLock<Env> = OnceLock::new();
 pub fn set_device(device: Option<String>) {
     let device = device.unwrap_or_else(|| {
         let own = "/dev/rkvm";
-        if std::path::Path::new(own).exists() { own } else { "/dev/kvm" }.into()
+        if std::path::Path::new(own).exists() {
+            own
+        } else {
+            "/dev/kvm"
+        }
+        .into()
     });
     let rkvm = std::path::Path::new("/sys/module/rkvm").exists();
     let device = CString::new(device).expect("a path has no zero byte");
@@ -44,7 +49,8 @@ pub fn env() -> &'static Env {
 
 /// Opens the device.
 pub fn kvm() -> kvm_ioctls::Kvm {
-    kvm_ioctls::Kvm::new_with_path(&env().device).unwrap_or_else(|e| panic!("open {:?}: {e}", env().device))
+    kvm_ioctls::Kvm::new_with_path(&env().device)
+        .unwrap_or_else(|e| panic!("open {:?}: {e}", env().device))
 }
 
 /// Why a test did not pass.

@@ -28,7 +28,13 @@ pub enum Mode {
 
 impl Mode {
     /// All.
-    pub const ALL: [Mode; 5] = [Mode::Real, Mode::Protected, Mode::Paged, Mode::Pae, Mode::Long];
+    pub const ALL: [Mode; 5] = [
+        Mode::Real,
+        Mode::Protected,
+        Mode::Paged,
+        Mode::Pae,
+        Mode::Long,
+    ];
 
     /// Of code.
     pub fn bits(self) -> u32 {
@@ -53,9 +59,17 @@ pub enum Irqchip {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// IN or INS: `count` times `size` bytes are wanted.
-    In { port: u16, size: usize, count: usize },
+    In {
+        port: u16,
+        size: usize,
+        count: usize,
+    },
     /// OUT or OUTS.
-    Out { port: u16, size: usize, data: Vec<u8> },
+    Out {
+        port: u16,
+        size: usize,
+        data: Vec<u8>,
+    },
     /// A read where no memory is.
     Read { gpa: u64, len: usize },
     /// A write where no memory is.
@@ -129,7 +143,11 @@ impl Cpu {
     pub fn run(&mut self) -> Result<Exit, i32> {
         match sys::call(self.raw(), sys::RUN, 0) {
             Ok(_) => Ok(self.exit()),
-            Err(libc::EFAULT | libc::EHWPOISON) if self.page().exit_reason == KVM_EXIT_MEMORY_FAULT => Ok(self.exit()),
+            Err(libc::EFAULT | libc::EHWPOISON)
+                if self.page().exit_reason == KVM_EXIT_MEMORY_FAULT =>
+            {
+                Ok(self.exit())
+            }
             Err(e) => Err(e),
         }
     }
@@ -139,7 +157,9 @@ impl Cpu {
         // SAFETY: the exit is KVM_EXIT_IO.
         let io = unsafe { self.page().__bindgen_anon_1.io };
         // SAFETY: the kernel keeps the data within the mapping.
-        (usize::from(io.size), io.count as usize, unsafe { base.add(io.data_offset as usize) })
+        (usize::from(io.size), io.count as usize, unsafe {
+            base.add(io.data_offset as usize)
+        })
     }
 
     /// The exit that the shared page tells of.
@@ -153,39 +173,73 @@ impl Cpu {
                     let io = u.io;
                     let (size, count, data) = self.io();
                     if u32::from(io.direction) == KVM_EXIT_IO_IN {
-                        Exit::In { port: io.port, size, count }
+                        Exit::In {
+                            port: io.port,
+                            size,
+                            count,
+                        }
                     } else {
-                        Exit::Out { port: io.port, size, data: std::slice::from_raw_parts(data, size * count).to_vec() }
+                        Exit::Out {
+                            port: io.port,
+                            size,
+                            data: std::slice::from_raw_parts(data, size * count).to_vec(),
+                        }
                     }
                 }
                 KVM_EXIT_MMIO => {
                     let m = u.mmio;
                     let len = m.len as usize;
                     if m.is_write == 0 {
-                        Exit::Read { gpa: m.phys_addr, len }
+                        Exit::Read {
+                            gpa: m.phys_addr,
+                            len,
+                        }
                     } else {
-                        Exit::Write { gpa: m.phys_addr, data: m.data[..len].to_vec() }
+                        Exit::Write {
+                            gpa: m.phys_addr,
+                            data: m.data[..len].to_vec(),
+                        }
                     }
                 }
                 KVM_EXIT_HLT => Exit::Hlt,
                 KVM_EXIT_SHUTDOWN => Exit::Shutdown,
                 KVM_EXIT_INTR => Exit::Intr,
                 KVM_EXIT_IRQ_WINDOW_OPEN => Exit::Window,
-                KVM_EXIT_FAIL_ENTRY => Exit::FailEntry { reason: u.fail_entry.hardware_entry_failure_reason },
+                KVM_EXIT_FAIL_ENTRY => Exit::FailEntry {
+                    reason: u.fail_entry.hardware_entry_failure_reason,
+                },
                 KVM_EXIT_INTERNAL_ERROR => {
                     let i = u.internal;
                     let n = (i.ndata as usize).min(i.data.len());
-                    Exit::Internal { suberror: i.suberror, data: i.data[..n].to_vec() }
+                    Exit::Internal {
+                        suberror: i.suberror,
+                        data: i.data[..n].to_vec(),
+                    }
                 }
-                KVM_EXIT_X86_RDMSR => Exit::Rdmsr { index: u.msr.index, reason: u.msr.reason },
-                KVM_EXIT_X86_WRMSR => Exit::Wrmsr { index: u.msr.index, data: u.msr.data, reason: u.msr.reason },
-                KVM_EXIT_IOAPIC_EOI => Exit::Eoi { vector: u.eoi.vector },
-                KVM_EXIT_MEMORY_FAULT => {
-                    Exit::MemoryFault { flags: u.memory_fault.flags, gpa: u.memory_fault.gpa, size: u.memory_fault.size }
-                }
+                KVM_EXIT_X86_RDMSR => Exit::Rdmsr {
+                    index: u.msr.index,
+                    reason: u.msr.reason,
+                },
+                KVM_EXIT_X86_WRMSR => Exit::Wrmsr {
+                    index: u.msr.index,
+                    data: u.msr.data,
+                    reason: u.msr.reason,
+                },
+                KVM_EXIT_IOAPIC_EOI => Exit::Eoi {
+                    vector: u.eoi.vector,
+                },
+                KVM_EXIT_MEMORY_FAULT => Exit::MemoryFault {
+                    flags: u.memory_fault.flags,
+                    gpa: u.memory_fault.gpa,
+                    size: u.memory_fault.size,
+                },
                 KVM_EXIT_DEBUG => {
                     let d = u.debug.arch;
-                    Exit::Debug { exception: d.exception, pc: d.pc, dr6: d.dr6 }
+                    Exit::Debug {
+                        exception: d.exception,
+                        pc: d.pc,
+                        dr6: d.dr6,
+                    }
                 }
                 other => Exit::Other(other),
             }
@@ -225,16 +279,32 @@ impl Cpu {
     pub fn run_with(&mut self, mut each: impl FnMut(&mut Cpu, &Exit) -> bool) -> Vec<u32> {
         let mut results = Vec::new();
         loop {
-            let exit = self.run().unwrap_or_else(|e| panic!("KVM_RUN: errno {e}, results {results:x?}"));
+            let exit = self
+                .run()
+                .unwrap_or_else(|e| panic!("KVM_RUN: errno {e}, results {results:x?}"));
             match &exit {
-                Exit::Out { port: PORT_DONE, .. } => return results,
-                Exit::Out { port: PORT_RESULT, data, .. } => {
+                Exit::Out {
+                    port: PORT_DONE, ..
+                } => return results,
+                Exit::Out {
+                    port: PORT_RESULT,
+                    data,
+                    ..
+                } => {
                     let mut v = [0; 4];
                     v[..data.len().min(4)].copy_from_slice(&data[..data.len().min(4)]);
                     results.push(u32::from_le_bytes(v));
                 }
-                Exit::Out { port: PORT_FAULT, data, .. } => {
-                    panic!("unexpected exception {} in the guest, results {results:x?}, {:x?}", data[0], self.fd.get_regs())
+                Exit::Out {
+                    port: PORT_FAULT,
+                    data,
+                    ..
+                } => {
+                    panic!(
+                        "unexpected exception {} in the guest, results {results:x?}, {:x?}",
+                        data[0],
+                        self.fd.get_regs()
+                    )
                 }
                 _ => {
                     assert!(
@@ -288,7 +358,11 @@ impl Cpu {
 
     /// Reads an MSR by ioctl.
     pub fn msr(&self, index: u32) -> Option<u64> {
-        let mut m = Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }]).expect("one entry");
+        let mut m = Msrs::from_entries(&[kvm_msr_entry {
+            index,
+            ..Default::default()
+        }])
+        .expect("one entry");
         match self.fd.get_msrs(&mut m) {
             Ok(1) => Some(m.as_slice()[0].data),
             _ => None,
@@ -297,7 +371,12 @@ impl Cpu {
 
     /// Writes an MSR by ioctl; whether it was taken.
     pub fn set_msr(&self, index: u32, data: u64) -> bool {
-        let m = Msrs::from_entries(&[kvm_msr_entry { index, data, ..Default::default() }]).expect("one entry");
+        let m = Msrs::from_entries(&[kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        }])
+        .expect("one entry");
         matches!(self.fd.set_msrs(&m), Ok(1))
     }
 
@@ -306,9 +385,18 @@ impl Cpu {
         let mut s = self.fd.get_sregs().expect("KVM_GET_SREGS");
         mode_sregs(&mut s, mode, entry);
         self.fd.set_sregs(&s).expect("KVM_SET_SREGS");
-        let rip = if mode == Mode::Real { entry & 0xf } else { entry };
+        let rip = if mode == Mode::Real {
+            entry & 0xf
+        } else {
+            entry
+        };
         self.fd
-            .set_regs(&kvm_regs { rip, rsp: kit::STACK - 0x400 * n, rflags: 2, ..Default::default() })
+            .set_regs(&kvm_regs {
+                rip,
+                rsp: kit::STACK - 0x400 * n,
+                rflags: 2,
+                ..Default::default()
+            })
             .expect("KVM_SET_REGS");
     }
 }
@@ -353,8 +441,15 @@ pub fn mode_sregs(s: &mut kvm_sregs, mode: Mode, entry: u64) {
         present: 1,
         ..Default::default()
     };
-    s.ldt = kvm_segment { unusable: 1, ..Default::default() };
-    s.gdt = kvm_dtable { base: kit::GDT, limit: (kit::GDT_ENTRIES.len() * 8 - 1) as u16, ..Default::default() };
+    s.ldt = kvm_segment {
+        unusable: 1,
+        ..Default::default()
+    };
+    s.gdt = kvm_dtable {
+        base: kit::GDT,
+        limit: (kit::GDT_ENTRIES.len() * 8 - 1) as u16,
+        ..Default::default()
+    };
     s.idt = kvm_dtable {
         base: kit::IDT,
         limit: if mode == Mode::Long { 0xfff } else { 0x7ff },
@@ -406,7 +501,10 @@ impl Machine {
     ///
     /// # Errors
     /// The assembler's.
-    pub fn new(mode: Mode, code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Result<Machine, IcedError> {
+    pub fn new(
+        mode: Mode,
+        code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Result<Machine, IcedError> {
         let m = Machine::with(mode, Irqchip::Split, 1);
         m.code(CODE, mode.bits(), code)?;
         Ok(m)
@@ -424,7 +522,13 @@ impl Machine {
         if irqchip == Irqchip::Split {
             split(&vm).expect("KVM_CAP_SPLIT_IRQCHIP");
         }
-        let mut m = Machine { cpus: Vec::new(), vm, ram, kvm, mode };
+        let mut m = Machine {
+            cpus: Vec::new(),
+            vm,
+            ram,
+            kvm,
+            mode,
+        };
         m.slot(0, &m.ram, 0).expect("slot 0");
         m.furnish();
         for i in 0..n {
@@ -436,10 +540,16 @@ impl Machine {
     /// Makes vCPU `i`, with the CPUID that the kernel supports, at [`CODE`].
     pub fn add_cpu(&mut self, i: usize) {
         let cpu = Cpu::new(self.vm.create_vcpu(i as u64).expect("KVM_CREATE_VCPU"));
-        cpu.fd.set_cpuid2(&cpuid(&self.kvm, i as u32)).expect("KVM_SET_CPUID2");
+        cpu.fd
+            .set_cpuid2(&cpuid(&self.kvm, i as u32))
+            .expect("KVM_SET_CPUID2");
         if i == 0 || self.mode != Mode::Real {
             cpu.start(self.mode, CODE, i as u64);
-            cpu.fd.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE }).expect("KVM_SET_MP_STATE");
+            cpu.fd
+                .set_mp_state(kvm_mp_state {
+                    mp_state: KVM_MP_STATE_RUNNABLE,
+                })
+                .expect("KVM_SET_MP_STATE");
         }
         self.cpus.push(cpu);
     }
@@ -463,13 +573,15 @@ impl Machine {
         match self.mode {
             Mode::Paged => {
                 for i in 0..1024u32 {
-                    self.ram.set32(kit::TABLES + 4 * u64::from(i), i << 22 | 0xe7);
+                    self.ram
+                        .set32(kit::TABLES + 4 * u64::from(i), i << 22 | 0xe7);
                 }
             }
             Mode::Pae | Mode::Long => {
                 let user = if self.mode == Mode::Long { 7 } else { 1 };
                 for i in 0..4 {
-                    self.ram.set64(kit::PDPT + 8 * i, kit::PDS + 0x1000 * i | user);
+                    self.ram
+                        .set64(kit::PDPT + 8 * i, kit::PDS + 0x1000 * i | user);
                 }
                 for i in 0..2048 {
                     self.ram.set64(kit::PDS + 8 * i, i << 21 | 0xe7);
@@ -509,8 +621,21 @@ impl Machine {
     ///
     /// # Errors
     /// The errno.
-    pub fn region(&self, slot: u32, flags: u32, gpa: u64, size: u64, addr: u64) -> Result<i32, i32> {
-        let mut r = kvm_userspace_memory_region { slot, flags, guest_phys_addr: gpa, memory_size: size, userspace_addr: addr };
+    pub fn region(
+        &self,
+        slot: u32,
+        flags: u32,
+        gpa: u64,
+        size: u64,
+        addr: u64,
+    ) -> Result<i32, i32> {
+        let mut r = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: gpa,
+            memory_size: size,
+            userspace_addr: addr,
+        };
         sys::with(self.raw(), sys::SET_USER_MEMORY_REGION, &mut r)
     }
 
@@ -567,14 +692,19 @@ pub fn split(vm: &VmFd) -> Result<i32, i32> {
 /// # Errors
 /// The errno.
 pub fn enable(fd: RawFd, cap: u32, arg: u64) -> Result<i32, i32> {
-    let mut c = kvm_enable_cap { cap, ..Default::default() };
+    let mut c = kvm_enable_cap {
+        cap,
+        ..Default::default()
+    };
     c.args[0] = arg;
     sys::with(fd, sys::ENABLE_CAP, &mut c)
 }
 
 /// The CPUID that the kernel supports, for the CPU with this APIC id.
 pub fn cpuid(kvm: &Kvm, id: u32) -> CpuId {
-    let mut c = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).expect("KVM_GET_SUPPORTED_CPUID");
+    let mut c = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .expect("KVM_GET_SUPPORTED_CPUID");
     for e in c.as_mut_slice() {
         match e.function {
             1 => e.ebx = e.ebx & 0x00ff_ffff | id << 24,
@@ -587,5 +717,8 @@ pub fn cpuid(kvm: &Kvm, id: u32) -> CpuId {
 
 /// One leaf of it.
 pub fn leaf(c: &CpuId, function: u32, index: u32) -> Option<kvm_cpuid_entry2> {
-    c.as_slice().iter().find(|e| e.function == function && (e.index == index || e.flags & 1 == 0)).copied()
+    c.as_slice()
+        .iter()
+        .find(|e| e.function == function && (e.index == index || e.flags & 1 == 0))
+        .copied()
 }

@@ -21,7 +21,13 @@ unsafe impl Sync for Ram {}
 impl Ram {
     /// Private anonymous memory.
     pub fn anon(gpa: u64, len: usize) -> Ram {
-        Ram::map(gpa, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1).expect("mmap")
+        Ram::map(
+            gpa,
+            len,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+        )
+        .expect("mmap")
     }
 
     /// What `mmap` gives with `flags` and `fd`.
@@ -30,11 +36,24 @@ impl Ram {
     /// Those of `mmap`.
     pub fn map(gpa: u64, len: usize, flags: i32, fd: i32) -> std::io::Result<Ram> {
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let p = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
+        let p = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                fd,
+                0,
+            )
+        };
         if p == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }
-        Ok(Ram { ptr: p.cast(), len, gpa })
+        Ok(Ram {
+            ptr: p.cast(),
+            len,
+            gpa,
+        })
     }
 
     /// Anonymous memory aligned to `align`, a power of two.
@@ -50,7 +69,11 @@ impl Ram {
             libc::munmap((start + len) as *mut _, align - head);
         }
         std::mem::forget(whole);
-        Ram { ptr: start as *mut u8, len, gpa }
+        Ram {
+            ptr: start as *mut u8,
+            len,
+            gpa,
+        }
     }
 
     /// The address in this process.
@@ -72,7 +95,8 @@ impl Ram {
     }
 
     fn place(&self, gpa: u64, len: usize) -> *mut u8 {
-        let off = usize::try_from(gpa.checked_sub(self.gpa).expect("below the memory")).expect("fits");
+        let off =
+            usize::try_from(gpa.checked_sub(self.gpa).expect("below the memory")).expect("fits");
         assert!(off + len <= self.len, "{gpa:#x} is past the memory");
         // SAFETY: within the mapping.
         unsafe { self.ptr.add(off) }

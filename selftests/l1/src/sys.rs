@@ -206,7 +206,10 @@ pub fn catch(signal: i32) {
 
 /// Nanoseconds of CLOCK_MONOTONIC.
 pub fn now() -> u64 {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `t` is a timespec of ours.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t) };
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
@@ -253,7 +256,11 @@ impl Event {
 
     /// Waits up to `ms` for it to be other than zero; then takes it.
     pub fn wait(&self, ms: i32) -> u64 {
-        let mut p = libc::pollfd { fd: self.0, events: libc::POLLIN, revents: 0 };
+        let mut p = libc::pollfd {
+            fd: self.0,
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: one pollfd of ours.
         unsafe { libc::poll(&mut p, 1, ms) };
         self.take()

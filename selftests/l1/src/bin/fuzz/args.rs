@@ -60,7 +60,11 @@ impl Put<'_> {
     fn dirt(&mut self, r: &mut Rng, len: usize) {
         for _ in 0..r.below(4) {
             let at = r.below(len as u64) as usize;
-            self.bytes()[at] = if r.one_in(2) { r.next() as u8 } else { 1 << r.below(8) };
+            self.bytes()[at] = if r.one_in(2) {
+                r.next() as u8
+            } else {
+                1 << r.below(8)
+            };
         }
     }
 }
@@ -95,7 +99,11 @@ const CAPS: [u32; 14] = [
 pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: &Slot) -> u64 {
     // Now and then something that cannot be.
     if i.arg != Arg::Value && r.one_in(40) {
-        return if r.one_in(2) { sys::UNMAPPED } else { number(r) | 0xffff_8000_0000_0000 };
+        return if r.one_in(2) {
+            sys::UNMAPPED
+        } else {
+            number(r) | 0xffff_8000_0000_0000
+        };
     }
     let keep = r.one_in(6);
     let mut p = Put(buf);
@@ -107,7 +115,9 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
         sys::CREATE_VM => return if r.one_in(4) { number(r) } else { 0 },
         sys::CREATE_VCPU => return if r.one_in(4) { number(r) } else { r.below(16) },
         sys::CHECK_EXTENSION => return r.below(300),
-        sys::SET_TSC_KHZ => return r.pick(&[0, 1, 1_000_000, 2_500_000, u64::from(u32::MAX), 100_000_000]),
+        sys::SET_TSC_KHZ => {
+            return r.pick(&[0, 1, 1_000_000, 2_500_000, u64::from(u32::MAX), 100_000_000])
+        }
         sys::SET_TSS_ADDR => return r.pick(&[0xfffb_d000, 0xfeff_d000, 0, 0xffff_f000, u64::MAX]),
         sys::SET_BOOT_CPU_ID => return r.below(4),
         sys::GET_API_VERSION | sys::GET_VCPU_MMAP_SIZE | sys::NMI | sys::KVMCLOCK_CTRL => {
@@ -122,10 +132,17 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
             p.u32(0, n);
         }
         sys::SET_CPUID2 => {
-            let n = if r.one_in(4) { r.below(300) as usize } else { world.cpuid.len() };
+            let n = if r.one_in(4) {
+                r.below(300) as usize
+            } else {
+                world.cpuid.len()
+            };
             p.u32(0, n as u64);
             for (k, e) in world.cpuid.iter().take(n).enumerate() {
-                for (f, v) in [e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx].iter().enumerate() {
+                for (f, v) in [e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx]
+                    .iter()
+                    .enumerate()
+                {
                     p.u32(8 + 40 * k + 4 * f, u64::from(*v));
                 }
             }
@@ -136,7 +153,11 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
         sys::SET_USER_MEMORY_REGION | sys::SET_USER_MEMORY_REGION2 => {
             let id = if r.one_in(16) { number(r) } else { r.below(6) };
             p.u32(0, id);
-            let flags = if r.one_in(16) { number(r) } else { r.pick(&[0, 0, 1, 1, 2, 3]) };
+            let flags = if r.one_in(16) {
+                number(r)
+            } else {
+                r.pick(&[0, 0, 1, 1, 2, 3])
+            };
             p.u32(4, flags);
             let at = gpa(r);
             p.u64(8, at);
@@ -188,7 +209,10 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
                 p.u32(at, gsi);
                 p.u32(at + 4, kind);
                 if kind == 2 {
-                    let (address, data) = (0xfee0_0000 | r.below(256) << 12 | r.below(4) << 2, r.below(0x10000));
+                    let (address, data) = (
+                        0xfee0_0000 | r.below(256) << 12 | r.below(4) << 2,
+                        r.below(0x10000),
+                    );
                     p.u32(at + 16, address);
                     p.u32(at + 24, data);
                 } else {
@@ -202,14 +226,23 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
             }
         }
         sys::IRQFD => {
-            let (fd, gsi, flags, resample) = (r.pick(&world.events), r.below(32), r.pick(&[0, 0, 0, 1, 1, 2, 3, 8]), r.pick(&world.events));
+            let (fd, gsi, flags, resample) = (
+                r.pick(&world.events),
+                r.below(32),
+                r.pick(&[0, 0, 0, 1, 1, 2, 3, 8]),
+                r.pick(&world.events),
+            );
             p.u32(0, fd as u64);
             p.u32(4, gsi);
             p.u32(8, flags);
             p.u32(12, resample as u64);
         }
         sys::IOEVENTFD => {
-            let (m, a, l) = (r.below(4), r.pick(&[kit::MMIO, 0x50, 0x60, kit::MMIO + 8, u64::MAX]), r.pick(&[0, 1, 2, 4, 8, 3]));
+            let (m, a, l) = (
+                r.below(4),
+                r.pick(&[kit::MMIO, 0x50, 0x60, kit::MMIO + 8, u64::MAX]),
+                r.pick(&[0, 1, 2, 4, 8, 3]),
+            );
             p.u64(0, m);
             p.u64(8, a);
             p.u32(16, l);
@@ -218,7 +251,11 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
             p.u32(24, flags);
         }
         sys::ENABLE_CAP => {
-            let cap = if r.one_in(8) { r.below(300) } else { u64::from(r.pick(&CAPS)) };
+            let cap = if r.one_in(8) {
+                r.below(300)
+            } else {
+                u64::from(r.pick(&CAPS))
+            };
             p.u32(0, cap);
             let flags = u64::from(r.one_in(16));
             p.u32(4, flags);
@@ -226,7 +263,10 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
             p.u64(8, v);
         }
         sys::SIGNAL_MSI => {
-            let (a, d) = (0xfee0_0000 | r.below(256) << 12 | r.below(4) << 2, r.below(0x10000));
+            let (a, d) = (
+                0xfee0_0000 | r.below(256) << 12 | r.below(4) << 2,
+                r.below(0x10000),
+            );
             p.u32(0, a);
             p.u32(8, d);
             if r.one_in(8) {
@@ -238,7 +278,12 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
             p.u32(0, flags);
             for k in 0..r.below(17) as usize {
                 let at = 8 + 24 * k;
-                let (f, n, base, bits) = (r.below(5), r.below(300), r.pick(&[0, 0x10, 0xc000_0080, 0x800, 0x4b56_4d00]), pointer(r, slot));
+                let (f, n, base, bits) = (
+                    r.below(5),
+                    r.below(300),
+                    r.pick(&[0, 0x10, 0xc000_0080, 0x800, 0x4b56_4d00]),
+                    pointer(r, slot),
+                );
                 p.u32(at, f);
                 p.u32(at + 4, n);
                 p.u32(at + 8, base);
@@ -263,11 +308,16 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
             p.u32(0, v);
         }
         sys::GET_MSRS | sys::SET_MSRS => {
-            let n = if r.one_in(16) { number(r) } else { 1 + r.below(12) };
+            let n = if r.one_in(16) {
+                number(r)
+            } else {
+                1 + r.below(12)
+            };
             p.u32(0, n);
             for k in 0..n.min(12) as usize {
                 let msr = if r.one_in(6) || world.msrs.is_empty() {
-                    r.pick(&[0x800, 0x1b, 0xc000_0000, 0x4b56_4d00, 0x4000_0000, 0x175]) + r.below(64)
+                    r.pick(&[0x800, 0x1b, 0xc000_0000, 0x4b56_4d00, 0x4000_0000, 0x175])
+                        + r.below(64)
                 } else {
                     u64::from(r.pick(&world.msrs))
                 };
@@ -298,8 +348,18 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
             };
             p.u64(0, v);
         }
-        sys::SET_REGS | sys::SET_SREGS | sys::SET_SREGS2 | sys::SET_FPU | sys::SET_LAPIC | sys::SET_XSAVE | sys::SET_XCRS
-        | sys::SET_VCPU_EVENTS | sys::SET_DEBUGREGS | sys::SET_CLOCK | sys::SET_IRQCHIP | sys::SET_PIT2 => {
+        sys::SET_REGS
+        | sys::SET_SREGS
+        | sys::SET_SREGS2
+        | sys::SET_FPU
+        | sys::SET_LAPIC
+        | sys::SET_XSAVE
+        | sys::SET_XCRS
+        | sys::SET_VCPU_EVENTS
+        | sys::SET_DEBUGREGS
+        | sys::SET_CLOCK
+        | sys::SET_IRQCHIP
+        | sys::SET_PIT2 => {
             // What the last GET left in the buffer, changed a little; see `keep`.
             p.dirt(r, size);
             if i.code == sys::SET_XCRS && !keep {
@@ -320,8 +380,14 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
 
 fn poke(slot: &Slot, at: u64, bytes: &[u8]) {
     // Guest memory may be unmapped by another thread at any time: write the way that fails instead of killing us.
-    let local = libc::iovec { iov_base: bytes.as_ptr() as *mut _, iov_len: bytes.len() };
-    let remote = libc::iovec { iov_base: (slot.arena as u64 + at) as *mut _, iov_len: bytes.len() };
+    let local = libc::iovec {
+        iov_base: bytes.as_ptr() as *mut _,
+        iov_len: bytes.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: (slot.arena as u64 + at) as *mut _,
+        iov_len: bytes.len(),
+    };
     // SAFETY: both describe memory of this process; what is not there gives an error.
     unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) };
 }
@@ -339,13 +405,23 @@ pub fn guest(r: &mut Rng, slot: &Slot, mode: Mode) {
     }
     if mode == Mode::Long || mode == Mode::Pae {
         let user = if mode == Mode::Long { 7 } else { 1 };
-        poke(slot, kit::PDPT, &words(&[0, 1, 2, 3].map(|i| kit::PDS + 0x1000 * i | user)));
-        poke(slot, kit::PDS, &words(&(0..2048u64).map(|i| i << 21 | 0xe7).collect::<Vec<_>>()));
+        poke(
+            slot,
+            kit::PDPT,
+            &words(&[0, 1, 2, 3].map(|i| kit::PDS + 0x1000 * i | user)),
+        );
+        poke(
+            slot,
+            kit::PDS,
+            &words(&(0..2048u64).map(|i| i << 21 | 0xe7).collect::<Vec<_>>()),
+        );
         if mode == Mode::Long {
             poke(slot, kit::TABLES, &words(&[kit::PDPT | 7]));
         }
     } else if mode == Mode::Paged {
-        let t: Vec<u8> = (0..1024u32).flat_map(|i| (i << 22 | 0xe7).to_le_bytes()).collect();
+        let t: Vec<u8> = (0..1024u32)
+            .flat_map(|i| (i << 22 | 0xe7).to_le_bytes())
+            .collect();
         poke(slot, kit::TABLES, &t);
     }
     if r.one_in(2) {
@@ -365,7 +441,16 @@ fn snippets(r: &mut Rng, mode: Mode) -> Result<Vec<u8>, iced_x86::IcedError> {
         a.set_label(&mut again)?;
         for _ in 0..1 + r.below(12) {
             let v = r.below(256) as i32;
-            a.mov(ebx, r.pick(&[kit::MMIO as u32, DATA as u32, 0xfee0_0300, 0xfee0_0380, 0xfee0_0080]))?;
+            a.mov(
+                ebx,
+                r.pick(&[
+                    kit::MMIO as u32,
+                    DATA as u32,
+                    0xfee0_0300,
+                    0xfee0_0380,
+                    0xfee0_0080,
+                ]),
+            )?;
             match r.below(24) {
                 0 => a.cpuid()?,
                 1 => a.out(v, al)?,
@@ -377,11 +462,37 @@ fn snippets(r: &mut Rng, mode: Mode) -> Result<Vec<u8>, iced_x86::IcedError> {
                 7 => a.sti()?,
                 8 => a.cli()?,
                 9 => {
-                    a.mov(ecx, r.pick(&[0x10u32, 0x1b, 0x800, 0x80f, 0x83f, 0x3b, 0xc000_0080, 0x4b56_4d01, 0x832, 0x838, 0x6e0]))?;
+                    a.mov(
+                        ecx,
+                        r.pick(&[
+                            0x10u32,
+                            0x1b,
+                            0x800,
+                            0x80f,
+                            0x83f,
+                            0x3b,
+                            0xc000_0080,
+                            0x4b56_4d01,
+                            0x832,
+                            0x838,
+                            0x6e0,
+                        ]),
+                    )?;
                     a.rdmsr()?;
                 }
                 10 => {
-                    let msr = r.pick(&[0x1bu64, 0x80f, 0x83f, 0x3b, 0x830, 0x4b56_4d01, 0x832, 0x838, 0x6e0, 0x80b]);
+                    let msr = r.pick(&[
+                        0x1bu64,
+                        0x80f,
+                        0x83f,
+                        0x3b,
+                        0x830,
+                        0x4b56_4d01,
+                        0x832,
+                        0x838,
+                        0x6e0,
+                        0x80b,
+                    ]);
                     kit::wrmsr(a, msr as u32, number(r) & 0xffff_ffff)?;
                 }
                 11 => a.int(v)?,
@@ -436,7 +547,10 @@ pub fn registers(r: &mut Rng, fd: i32, mode: Mode, world: &World) {
         let mut p = Put(&mut b);
         p.u32(0, world.cpuid.len() as u64);
         for (k, e) in world.cpuid.iter().enumerate() {
-            for (f, v) in [e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx].iter().enumerate() {
+            for (f, v) in [e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx]
+                .iter()
+                .enumerate()
+            {
                 p.u32(8 + 40 * k + 4 * f, u64::from(*v));
             }
         }
@@ -474,6 +588,8 @@ pub fn registers(r: &mut Rng, fd: i32, mode: Mode, world: &World) {
     }
     let _ = sys::with(fd, sys::SET_SREGS, &mut s);
     let _ = sys::with(fd, sys::SET_REGS, &mut regs);
-    let mut state = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
+    let mut state = kvm_mp_state {
+        mp_state: KVM_MP_STATE_RUNNABLE,
+    };
     let _ = sys::with(fd, sys::SET_MP_STATE, &mut state);
 }

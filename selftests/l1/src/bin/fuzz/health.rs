@@ -25,19 +25,37 @@ impl Memory {
         let field = |name: &str| {
             meminfo
                 .lines()
-                .find_map(|l| l.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok())
+                .find_map(|l| {
+                    l.strip_prefix(name)?
+                        .strip_prefix(':')?
+                        .split_whitespace()
+                        .next()?
+                        .parse()
+                        .ok()
+                })
                 .unwrap_or(0)
         };
         let mut caches = BTreeMap::new();
-        for line in std::fs::read_to_string("/proc/slabinfo").unwrap_or_default().lines().skip(2) {
+        for line in std::fs::read_to_string("/proc/slabinfo")
+            .unwrap_or_default()
+            .lines()
+            .skip(2)
+        {
             let mut w = line.split_whitespace();
-            if let (Some(name), Some(Ok(n)), Some(_), Some(Ok(size))) =
-                (w.next(), w.next().map(str::parse), w.next(), w.next().map(str::parse))
-            {
+            if let (Some(name), Some(Ok(n)), Some(_), Some(Ok(size))) = (
+                w.next(),
+                w.next().map(str::parse),
+                w.next(),
+                w.next().map(str::parse),
+            ) {
                 caches.insert(name.to_owned(), (n, size));
             }
         }
-        Memory { available: field("MemAvailable"), slab: field("SUnreclaim"), caches }
+        Memory {
+            available: field("MemAvailable"),
+            slab: field("SUnreclaim"),
+            caches,
+        }
     }
 
     /// As it is when what is freed late has been freed; waits up to a minute for it.
@@ -60,12 +78,25 @@ impl Memory {
         let mut grown: Vec<_> = after
             .caches
             .iter()
-            .map(|(name, (n, size))| (n.saturating_sub(self.caches.get(name).map_or(0, |c| c.0)), *size, name))
+            .map(|(name, (n, size))| {
+                (
+                    n.saturating_sub(self.caches.get(name).map_or(0, |c| c.0)),
+                    *size,
+                    name,
+                )
+            })
             .filter(|(n, _, _)| *n > OBJECTS / 10)
             .collect();
         grown.sort_by_key(|(n, size, _)| std::cmp::Reverse(n * size));
-        let list: Vec<String> = grown.iter().take(8).map(|(n, size, name)| format!("{name} +{n} of {size} bytes")).collect();
-        let text = format!("{less} MiB fewer available, {slab} MiB more in slabs; {}", list.join(", "));
+        let list: Vec<String> = grown
+            .iter()
+            .take(8)
+            .map(|(n, size, name)| format!("{name} +{n} of {size} bytes"))
+            .collect();
+        let text = format!(
+            "{less} MiB fewer available, {slab} MiB more in slabs; {}",
+            list.join(", ")
+        );
         let kasan = std::path::Path::new("/sys/kernel/debug/kmemleak").exists();
         // With the checkers on, freed objects stay in quarantine; kmemleak looks for lost ones there.
         let many = !kasan && grown.iter().any(|(n, _, _)| *n > OBJECTS);

@@ -49,17 +49,29 @@ pub struct Counts(Vec<[AtomicU64; ERRNOS]>);
 
 impl Counts {
     fn new() -> Counts {
-        Counts(IOCTLS.iter().map(|_| std::array::from_fn(|_| AtomicU64::new(0))).collect())
+        Counts(
+            IOCTLS
+                .iter()
+                .map(|_| std::array::from_fn(|_| AtomicU64::new(0)))
+                .collect(),
+        )
     }
 
     /// One ioctl has ended.
     pub fn add(&self, ioctl: usize, result: Result<i32, i32>) {
-        let e = result.err().map_or(0, |e| usize::try_from(e).unwrap_or(ERRNOS)).min(ERRNOS - 1);
+        let e = result
+            .err()
+            .map_or(0, |e| usize::try_from(e).unwrap_or(ERRNOS))
+            .min(ERRNOS - 1);
         self.0[ioctl][e].fetch_add(1, Ordering::Relaxed);
     }
 
     fn total(&self) -> u64 {
-        self.0.iter().flatten().map(|c| c.load(Ordering::Relaxed)).sum()
+        self.0
+            .iter()
+            .flatten()
+            .map(|c| c.load(Ordering::Relaxed))
+            .sum()
     }
 
     fn print(&self) {
@@ -68,7 +80,11 @@ impl Counts {
             for (e, c) in self.0[i].iter().enumerate() {
                 let n = c.load(Ordering::Relaxed);
                 if n > 0 {
-                    let what = if e == 0 { "ok".into() } else { format!("errno {e}") };
+                    let what = if e == 0 {
+                        "ok".into()
+                    } else {
+                        format!("errno {e}")
+                    };
                     line += &format!(" {what}: {n}");
                 }
             }
@@ -106,20 +122,31 @@ fn fuzz(args: &Args, count: u64, counts: &Counts) {
             std::thread::sleep(Duration::from_millis(50));
             if said.elapsed().as_secs() >= 10 {
                 said = Instant::now();
-                println!("{} ioctls after {} s", counts.total(), start.elapsed().as_secs());
+                println!(
+                    "{} ioctls after {} s",
+                    counts.total(),
+                    start.elapsed().as_secs()
+                );
             }
             if args.seconds.is_some_and(|s| start.elapsed().as_secs() >= s) {
                 stop.store(true, Ordering::Relaxed);
             }
         }
     });
-    println!("{} ioctls after {} s", counts.total(), start.elapsed().as_secs());
+    println!(
+        "{} ioctls after {} s",
+        counts.total(),
+        start.elapsed().as_secs()
+    );
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     rkvm_l1::set_device(args.device.clone());
-    println!("seed {} threads {} count {}", args.seed, args.threads, args.count);
+    println!(
+        "seed {} threads {} count {}",
+        args.seed, args.threads, args.count
+    );
     // Caches and allocators settle first.
     fuzz(&args, args.count / 20, &Counts::new());
     let before = health::Memory::now();

@@ -5,9 +5,9 @@
 use crate::args;
 use crate::Counts;
 use kvm_bindings::kvm_run;
+use rkvm_l1::env;
 use rkvm_l1::machine::Mode;
 use rkvm_l1::sys::{self, On, IOCTLS};
-use rkvm_l1::env;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
@@ -91,13 +91,21 @@ impl World {
     /// Nothing open but the device.
     pub fn new(threads: usize) -> World {
         let kvm = rkvm_l1::kvm();
-        let msrs = kvm.get_msr_index_list().map(|l| l.as_slice().to_vec()).unwrap_or_default();
+        let msrs = kvm
+            .get_msr_index_list()
+            .map(|l| l.as_slice().to_vec())
+            .unwrap_or_default();
         let cpuid = rkvm_l1::machine::cpuid(&kvm, 0).as_slice().to_vec();
         let page_size = kvm.get_vcpu_mmap_size().unwrap_or(4096);
         let slots = (0..threads * VMS)
             .map(|_| {
                 let arena = map(0, RESERVED, libc::PROT_NONE, 0);
-                map(arena, ARENA, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_FIXED);
+                map(
+                    arena,
+                    ARENA,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_FIXED,
+                );
                 Slot {
                     vm: AtomicI32::new(-1),
                     cpus: std::array::from_fn(|_| AtomicI32::new(-1)),
@@ -107,10 +115,24 @@ impl World {
             })
             .collect();
         // SAFETY: no pointers.
-        let events = (0..EVENTS).map(|_| unsafe { libc::eventfd(0, libc::EFD_NONBLOCK) }).collect();
+        let events = (0..EVENTS)
+            .map(|_| unsafe { libc::eventfd(0, libc::EFD_NONBLOCK) })
+            .collect();
         let path = env().device.to_str().expect("UTF-8");
-        let system = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("the device").into();
-        World { slots, system, events, msrs, cpuid, page_size }
+        let system = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .expect("the device")
+            .into();
+        World {
+            slots,
+            system,
+            events,
+            msrs,
+            cpuid,
+            page_size,
+        }
     }
 }
 
@@ -196,8 +218,14 @@ impl Timer {
             e.sigev_notify_thread_id = sys::tid();
             let mut t: libc::timer_t = std::mem::zeroed();
             assert_eq!(libc::timer_create(libc::CLOCK_MONOTONIC, &mut e, &mut t), 0);
-            let ms = libc::timespec { tv_sec: 0, tv_nsec: 4_000_000 };
-            let every = libc::itimerspec { it_interval: ms, it_value: ms };
+            let ms = libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 4_000_000,
+            };
+            let every = libc::itimerspec {
+                it_interval: ms,
+                it_value: ms,
+            };
             libc::timer_settime(t, 0, &every, std::ptr::null_mut());
             Timer(t)
         }
@@ -215,7 +243,13 @@ impl<'a> Worker<'a> {
     /// Thread `number`.
     pub fn new(world: &'a World, counts: &'a Counts, number: usize, seed: u64) -> Worker<'a> {
         let rng = Rng::new(seed.wrapping_add(number as u64 * 0x1_0001));
-        Worker { world, counts, number, rng, buf: Box::new([0; 8192]) }
+        Worker {
+            world,
+            counts,
+            number,
+            rng,
+            buf: Box::new([0; 8192]),
+        }
     }
 
     /// Makes `n` ioctls.
@@ -226,7 +260,8 @@ impl<'a> Worker<'a> {
             done += self.step();
         }
         for i in 0..VMS {
-            self.world.slots[self.number * VMS + i].close_all(self.world.page_size, self.rng.one_in(2));
+            self.world.slots[self.number * VMS + i]
+                .close_all(self.world.page_size, self.rng.one_in(2));
         }
     }
 
@@ -262,7 +297,13 @@ impl<'a> Worker<'a> {
             }
             12..=19 => {
                 // SAFETY: an eventfd of ours takes eight bytes.
-                unsafe { libc::write(self.rng.pick(&self.world.events), (&raw const ONE).cast(), 8) };
+                unsafe {
+                    libc::write(
+                        self.rng.pick(&self.world.events),
+                        (&raw const ONE).cast(),
+                        8,
+                    )
+                };
                 0
             }
             20..=79 => self.run(slot),
@@ -282,7 +323,11 @@ impl<'a> Worker<'a> {
             return self.create(slot);
         }
         let i = self.rng.below(IOCTLS.len() as u64) as usize;
-        let on = if self.rng.one_in(64) { self.rng.pick(&[On::Sys, On::Vm, On::Vcpu]) } else { IOCTLS[i].on };
+        let on = if self.rng.one_in(64) {
+            self.rng.pick(&[On::Sys, On::Vm, On::Vcpu])
+        } else {
+            IOCTLS[i].on
+        };
         let cpu = self.rng.below(CPUS as u64) as usize;
         let fd = match on {
             On::Sys => self.world.system.as_raw_fd(),
@@ -293,7 +338,11 @@ impl<'a> Worker<'a> {
             return self.run(slot);
         }
         if fd < 0 {
-            return if on == On::Vcpu { self.create_cpu(slot, cpu) } else { 0 };
+            return if on == On::Vcpu {
+                self.create_cpu(slot, cpu)
+            } else {
+                0
+            };
         }
         let arg = args::fill(&IOCTLS[i], &mut self.rng, &mut self.buf, self.world, slot);
         let r = self.call(i, fd, arg);
@@ -303,7 +352,11 @@ impl<'a> Worker<'a> {
             (sys::CREATE_DEVICE, Ok(_)) if self.buf[0] & 0xffff_ffff_0000_0000 != 0 => {
                 let fd = (self.buf[0] >> 32) as i32;
                 // The test flag makes none.
-                if self.buf[1] & 1 == 0 && fd > 2 && !self.world.events.contains(&fd) && fd != self.world.system.as_raw_fd() {
+                if self.buf[1] & 1 == 0
+                    && fd > 2
+                    && !self.world.events.contains(&fd)
+                    && fd != self.world.system.as_raw_fd()
+                {
                     close(fd);
                 }
             }
@@ -313,12 +366,17 @@ impl<'a> Worker<'a> {
     }
 
     fn index(code: u32) -> usize {
-        IOCTLS.iter().position(|i| i.code == code).expect("in the table")
+        IOCTLS
+            .iter()
+            .position(|i| i.code == code)
+            .expect("in the table")
     }
 
     fn create(&mut self, slot: &'a Slot) -> u64 {
         let fd = self.world.system.as_raw_fd();
-        let Ok(vm) = self.call(Self::index(sys::CREATE_VM), fd, 0) else { return 1 };
+        let Ok(vm) = self.call(Self::index(sys::CREATE_VM), fd, 0) else {
+            return 1;
+        };
         // As a VMM would, but for now and then.
         if !self.rng.one_in(4) {
             let _ = rkvm_l1::machine::enable(vm, kvm_bindings::KVM_CAP_SPLIT_IRQCHIP, 24);
@@ -340,8 +398,14 @@ impl<'a> Worker<'a> {
         if vm < 0 {
             return 0;
         }
-        let id = if self.rng.one_in(8) { self.rng.below(1100) } else { i as u64 + 4 * self.rng.below(20) };
-        let Ok(fd) = self.call(Self::index(sys::CREATE_VCPU), vm, id) else { return 1 };
+        let id = if self.rng.one_in(8) {
+            self.rng.below(1100)
+        } else {
+            i as u64 + 4 * self.rng.below(20)
+        };
+        let Ok(fd) = self.call(Self::index(sys::CREATE_VCPU), vm, id) else {
+            return 1;
+        };
         let size = self.world.page_size;
         let spare = SPARE.lock().expect("not poisoned").pop();
         let fixed = if spare.is_some() { libc::MAP_FIXED } else { 0 };
@@ -380,7 +444,10 @@ impl<'a> Worker<'a> {
 
     fn run(&mut self, slot: &'a Slot) -> u64 {
         let i = self.rng.below(CPUS as u64) as usize;
-        let (fd, page) = (slot.cpus[i].load(Ordering::Acquire), slot.pages[i].load(Ordering::Acquire));
+        let (fd, page) = (
+            slot.cpus[i].load(Ordering::Acquire),
+            slot.pages[i].load(Ordering::Acquire),
+        );
         if fd < 0 || page == 0 {
             return self.create_cpu(slot, i);
         }
@@ -424,8 +491,21 @@ impl<'a> Worker<'a> {
                 4 => drop(libc::mprotect(p, len, libc::PROT_READ)),
                 5 => drop(libc::mprotect(p, len, rw)),
                 6 => drop(libc::madvise(p, len, libc::MADV_DONTNEED)),
-                7 => drop(libc::madvise(p, len, self.rng.pick(&[libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE, libc::MADV_MERGEABLE]))),
-                8 => drop(libc::madvise(p, len, self.rng.pick(&[libc::MADV_PAGEOUT, libc::MADV_COLD, libc::MADV_FREE]))),
+                7 => drop(libc::madvise(
+                    p,
+                    len,
+                    self.rng.pick(&[
+                        libc::MADV_HUGEPAGE,
+                        libc::MADV_NOHUGEPAGE,
+                        libc::MADV_MERGEABLE,
+                    ]),
+                )),
+                8 => drop(libc::madvise(
+                    p,
+                    len,
+                    self.rng
+                        .pick(&[libc::MADV_PAGEOUT, libc::MADV_COLD, libc::MADV_FREE]),
+                )),
                 _ => drop(map(slot.arena, ARENA, rw, libc::MAP_FIXED)),
             }
         }

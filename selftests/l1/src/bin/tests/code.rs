@@ -113,7 +113,11 @@ fn pio_sizes() -> Outcome {
         })?;
         let mut outs = Vec::new();
         let r = m.cpu().run_with(|c, e| match e {
-            Exit::Out { port: 0x1234, size, data } => {
+            Exit::Out {
+                port: 0x1234,
+                size,
+                data,
+            } => {
                 assert_eq!(*size, data.len());
                 outs.push(data.clone());
                 true
@@ -124,7 +128,11 @@ fn pio_sizes() -> Outcome {
             }
             _ => false,
         });
-        assert_eq!(outs, [vec![0x11], vec![0x11, 0x22], vec![0x11, 0x22, 0x33, 0x44]], "{mode:?}");
+        assert_eq!(
+            outs,
+            [vec![0x11], vec![0x11, 0x22], vec![0x11, 0x22, 0x33, 0x44]],
+            "{mode:?}"
+        );
         assert_eq!(r, [0x4433_22a1, 0x4433_b2a1, 0xd4c3_b2a1], "{mode:?}");
     }
     Ok(())
@@ -141,14 +149,27 @@ fn pio_every_port_form() -> Outcome {
         kit::done(a)
     })?;
     let (_, e) = m.cpu().results_io();
-    let got: Vec<_> = e.iter().map(|e| if let Exit::Out { port, size, .. } = e { (*port, *size) } else { (0, 0) }).collect();
+    let got: Vec<_> = e
+        .iter()
+        .map(|e| {
+            if let Exit::Out { port, size, .. } = e {
+                (*port, *size)
+            } else {
+                (0, 0)
+            }
+        })
+        .collect();
     assert_eq!(got, [(0, 1), (0xff, 2), (0x80, 4), (0xffff, 1)]);
     Ok(())
 }
 
 /// IN to EAX clears the upper half of RAX; to AX and AL it does not.
 fn pio_answer_keeps_other_bits() -> Outcome {
-    for (size, want) in [(1, 0xffff_ffff_ffff_ff78), (2, 0xffff_ffff_ffff_5678), (4, 0x1234_5678u64)] {
+    for (size, want) in [
+        (1, 0xffff_ffff_ffff_ff78),
+        (2, 0xffff_ffff_ffff_5678),
+        (4, 0x1234_5678u64),
+    ] {
         let mut m = Machine::new(Mode::Long, |a| {
             a.mov(rax, u64::MAX)?;
             match size {
@@ -168,7 +189,14 @@ fn pio_answer_keeps_other_bits() -> Outcome {
 }
 
 /// REP INS and OUTS of `size` bytes, `n` times, from `at`.
-fn string_io(mode: Mode, output: bool, back: bool, size: usize, n: u32, at: u32) -> Result<Machine, IcedError> {
+fn string_io(
+    mode: Mode,
+    output: bool,
+    back: bool,
+    size: usize,
+    n: u32,
+    at: u32,
+) -> Result<Machine, IcedError> {
     Machine::new(mode, |a| {
         if back {
             a.std()?;
@@ -195,36 +223,67 @@ fn string_io(mode: Mode, output: bool, back: bool, size: usize, n: u32, at: u32)
 
 /// Where string I/O of `n` elements starts, and the addresses of its elements in order.
 fn places(mode: Mode, back: bool, size: usize, n: u32) -> (u32, Vec<u64>) {
-    let low = if mode == Mode::Real { 0xc00u64 } else { DATA + 0x10 };
+    let low = if mode == Mode::Real {
+        0xc00u64
+    } else {
+        DATA + 0x10
+    };
     let step = size as u64;
     let all: Vec<u64> = (0..u64::from(n)).map(|i| low + i * step).collect();
     if back {
-        ((low + step * (u64::from(n) - 1)) as u32, all.into_iter().rev().collect())
+        (
+            (low + step * (u64::from(n) - 1)) as u32,
+            all.into_iter().rev().collect(),
+        )
     } else {
         (low as u32, all)
     }
 }
 
 fn outs_forwards_and_back() -> Outcome {
-    for (mode, n) in [(Mode::Real, 40), (Mode::Protected, 60), (Mode::Pae, 60), (Mode::Long, 150)] {
+    for (mode, n) in [
+        (Mode::Real, 40),
+        (Mode::Protected, 60),
+        (Mode::Pae, 60),
+        (Mode::Long, 150),
+    ] {
         for back in [false, true] {
             for size in [1, 2, 4] {
                 let (start, places) = places(mode, back, size, n);
                 let mut m = string_io(mode, true, back, size, n, start)?;
                 for (i, p) in places.iter().enumerate() {
-                    m.ram.put(*p, &(i as u32).wrapping_mul(0x0101_0107).to_le_bytes()[..size]);
+                    m.ram.put(
+                        *p,
+                        &(i as u32).wrapping_mul(0x0101_0107).to_le_bytes()[..size],
+                    );
                 }
                 let want: Vec<u8> = places.iter().flat_map(|p| m.ram.get(*p, size)).collect();
                 let mut got: Vec<u8> = Vec::new();
                 let r = m.cpu().run_with(|_, e| {
-                    let Exit::Out { port: 0x70, size: s, data } = e else { return false };
+                    let Exit::Out {
+                        port: 0x70,
+                        size: s,
+                        data,
+                    } = e
+                    else {
+                        return false;
+                    };
                     assert!(*s == size && data.len() <= 4096);
                     got.extend(data);
                     true
                 });
                 let moved = n * size as u32;
-                let end = if back { start.wrapping_sub(moved) } else { start + moved };
-                assert!(got == want, "{mode:?} back {back} size {size}: other bytes ({} of {})", got.len(), want.len());
+                let end = if back {
+                    start.wrapping_sub(moved)
+                } else {
+                    start + moved
+                };
+                assert!(
+                    got == want,
+                    "{mode:?} back {back} size {size}: other bytes ({} of {})",
+                    got.len(),
+                    want.len()
+                );
                 assert_eq!(r, [0, end], "{mode:?} back {back} size {size}: ECX and ESI");
             }
         }
@@ -233,7 +292,12 @@ fn outs_forwards_and_back() -> Outcome {
 }
 
 fn ins_forwards_and_back() -> Outcome {
-    for (mode, n) in [(Mode::Real, 100), (Mode::Protected, 400), (Mode::Pae, 400), (Mode::Long, 2500)] {
+    for (mode, n) in [
+        (Mode::Real, 100),
+        (Mode::Protected, 400),
+        (Mode::Pae, 400),
+        (Mode::Long, 2500),
+    ] {
         for back in [false, true] {
             for size in [1, 2, 4] {
                 let (start, places) = places(mode, back, size, n);
@@ -241,7 +305,14 @@ fn ins_forwards_and_back() -> Outcome {
                 let mut given = Vec::new();
                 let mut seed = 1u32;
                 let r = m.cpu().run_with(|c, e| {
-                    let Exit::In { port: 0x70, size: s, count } = e else { return false };
+                    let Exit::In {
+                        port: 0x70,
+                        size: s,
+                        count,
+                    } = e
+                    else {
+                        return false;
+                    };
                     assert!(*s == size && s * count <= 4096);
                     let bytes: Vec<u8> = (0..s * count)
                         .map(|_| {
@@ -255,8 +326,15 @@ fn ins_forwards_and_back() -> Outcome {
                 });
                 let got: Vec<u8> = places.iter().flat_map(|p| m.ram.get(*p, size)).collect();
                 let moved = n * size as u32;
-                let end = if back { start.wrapping_sub(moved) } else { start + moved };
-                assert!(got == given, "{mode:?} back {back} size {size}: other bytes");
+                let end = if back {
+                    start.wrapping_sub(moved)
+                } else {
+                    start + moved
+                };
+                assert!(
+                    got == given,
+                    "{mode:?} back {back} size {size}: other bytes"
+                );
                 assert_eq!(r, [0, end], "{mode:?} back {back} size {size}: ECX and EDI");
             }
         }
@@ -267,9 +345,17 @@ fn ins_forwards_and_back() -> Outcome {
 fn string_io_without_count() -> Outcome {
     for mode in Mode::ALL {
         for output in [false, true] {
-            let at = if mode == Mode::Real { 0xc00 } else { DATA as u32 };
+            let at = if mode == Mode::Real {
+                0xc00
+            } else {
+                DATA as u32
+            };
             let mut m = string_io(mode, output, false, 4, 0, at)?;
-            assert_eq!(m.cpu().results(), [0, at], "{mode:?}: no exit, nothing moves");
+            assert_eq!(
+                m.cpu().results(),
+                [0, at],
+                "{mode:?}: no exit, nothing moves"
+            );
         }
     }
     Ok(())
@@ -292,7 +378,12 @@ fn string_io_count_is_16_bits_in_real_mode() -> Outcome {
     m.ram.put(0, &[0xbb]);
     let mut got = Vec::new();
     let r = m.cpu().run_with(|_, e| {
-        let Exit::Out { port: 0x70, data, .. } = e else { return false };
+        let Exit::Out {
+            port: 0x70, data, ..
+        } = e
+        else {
+            return false;
+        };
         got.extend(data);
         true
     });
@@ -322,7 +413,12 @@ fn string_io_faults_at_the_limit() -> Outcome {
     m.ram.put(DATA + 0xffe, &[1, 2]);
     let mut got: Vec<u8> = Vec::new();
     let r = m.cpu().run_with(|_, e| {
-        let Exit::Out { port: 0x70, data, .. } = e else { return false };
+        let Exit::Out {
+            port: 0x70, data, ..
+        } = e
+        else {
+            return false;
+        };
         got.extend(data);
         true
     });
@@ -365,16 +461,28 @@ fn string_io_page_fault_is_restartable() -> Outcome {
         a.add(rsp, 8)?;
         a.iretq()
     })?;
-    m.ram.put(kit::IDT + 16 * 14, &kit::gate(handler, kit::SEL_CODE64, 0x8e, true));
+    m.ram.put(
+        kit::IDT + 16 * 14,
+        &kit::gate(handler, kit::SEL_CODE64, 0x8e, true),
+    );
     let mut got = Vec::new();
     let r = m.cpu().run_with(|_, e| {
-        let Exit::Out { port: 0x70, data, .. } = e else { return false };
+        let Exit::Out {
+            port: 0x70, data, ..
+        } = e
+        else {
+            return false;
+        };
         got.extend(data);
         true
     });
     assert_eq!((r, got), (vec![0], vec![1, 2, 3, 4, 5, 6, 7, 8]));
     assert_eq!(m.ram.u64(DATA), 0x40_0000, "CR2");
-    assert_eq!(m.ram.u32(DATA + 8), 0, "error code: a supervisor's read, not present");
+    assert_eq!(
+        m.ram.u32(DATA + 8),
+        0,
+        "error code: a supervisor's read, not present"
+    );
     assert_eq!(m.ram.u64(DATA + 16), 2, "RCX: two were done");
     assert_eq!(m.ram.u32(DATA + 24), 1, "one fault");
     Ok(())
@@ -384,7 +492,9 @@ type Code = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
 /// What MMIO holds at each address.
 fn pattern(gpa: u64, len: usize) -> Vec<u8> {
-    (0..len as u64).map(|i| 0x81 + 0x11 * ((gpa + i) & 7) as u8).collect()
+    (0..len as u64)
+        .map(|i| 0x81 + 0x11 * ((gpa + i) & 7) as u8)
+        .collect()
 }
 
 /// Runs code whose MMIO reads give [`pattern`]; returns the results and the accesses: `r4@0`, `w2@10:aabb`.
@@ -397,7 +507,8 @@ fn mmio(m: &mut Machine, base: u64) -> (Vec<u32>, String) {
                 format!("r{len}@{:x}", gpa.wrapping_sub(base))
             }
             Exit::Write { gpa, data } => {
-                let hex: String = data.iter().map(|b| format!("{b:02x}")).collect();
+                let hex: Vec<String> = data.iter().map(|b| format!("{b:02x}")).collect();
+                let hex = hex.concat();
                 format!("w{}@{:x}:{hex}", data.len(), gpa.wrapping_sub(base))
             }
             _ => return false,
@@ -410,60 +521,395 @@ fn mmio(m: &mut Machine, base: u64) -> (Vec<u32>, String) {
 
 /// Instructions that meet MMIO at EBX, in 32- and 64-bit mode; EAX is 0x11223344 before, and its value afterwards is given.
 const FORMS: &[(&str, Code, &str, u32)] = &[
-    ("mov r8, m", |a| a.mov(al, byte_ptr(ebx)), "r1@0", 0x1122_3381),
-    ("mov r16, m", |a| a.mov(ax, word_ptr(ebx)), "r2@0", 0x1122_9281),
-    ("mov r32, m", |a| a.mov(eax, dword_ptr(ebx)), "r4@0", 0xb4a3_9281),
-    ("mov ah, m", |a| a.mov(ah, byte_ptr(ebx + 1)), "r1@1", 0x1122_9244),
-    ("mov m, r8", |a| a.mov(byte_ptr(ebx), al), "w1@0:44", 0x1122_3344),
-    ("mov m, ah", |a| a.mov(byte_ptr(ebx), ah), "w1@0:33", 0x1122_3344),
-    ("mov m, r16", |a| a.mov(word_ptr(ebx), ax), "w2@0:4433", 0x1122_3344),
-    ("mov m, r32", |a| a.mov(dword_ptr(ebx), eax), "w4@0:44332211", 0x1122_3344),
-    ("mov m, imm8", |a| a.mov(byte_ptr(ebx), 0x5a), "w1@0:5a", 0x1122_3344),
-    ("mov m, imm16", |a| a.mov(word_ptr(ebx), 0x5a5b), "w2@0:5b5a", 0x1122_3344),
-    ("mov m, imm32", |a| a.mov(dword_ptr(ebx), 0x0102_0304), "w4@0:04030201", 0x1122_3344),
-    ("movzx r32, m8", |a| a.movzx(eax, byte_ptr(ebx)), "r1@0", 0x81),
-    ("movzx r32, m16", |a| a.movzx(eax, word_ptr(ebx)), "r2@0", 0x9281),
-    ("movsx r32, m8", |a| a.movsx(eax, byte_ptr(ebx)), "r1@0", 0xffff_ff81),
-    ("movsx r16, m8", |a| a.movsx(ax, byte_ptr(ebx)), "r1@0", 0x1122_ff81),
-    ("movsx r32, m16", |a| a.movsx(eax, word_ptr(ebx)), "r2@0", 0xffff_9281),
-    ("add r, m", |a| a.add(eax, dword_ptr(ebx)), "r4@0", 0x1122_3344u32.wrapping_add(0xb4a3_9281)),
-    ("and r, m", |a| a.and(eax, dword_ptr(ebx)), "r4@0", 0x1122_3344 & 0xb4a3_9281),
-    ("or r8, m8", |a| a.or(al, byte_ptr(ebx)), "r1@0", 0x1122_33c5),
-    ("xor r16, m16", |a| a.xor(ax, word_ptr(ebx)), "r2@0", 0x1122_a1c5),
-    ("sub r, m", |a| a.sub(eax, dword_ptr(ebx)), "r4@0", 0x1122_3344u32.wrapping_sub(0xb4a3_9281)),
-    ("add m, r", |a| a.add(dword_ptr(ebx), eax), "r4@0 w4@0:c5c5c5c5", 0x1122_3344),
-    ("or m, imm", |a| a.or(byte_ptr(ebx), 0x7e), "r1@0 w1@0:ff", 0x1122_3344),
-    ("and m, imm32", |a| a.and(dword_ptr(ebx), 0xff), "r4@0 w4@0:81000000", 0x1122_3344),
-    ("lock add m, r", |a| a.lock().add(dword_ptr(ebx), eax), "r4@0 w4@0:c5c5c5c5", 0x1122_3344),
-    ("inc m", |a| a.inc(dword_ptr(ebx)), "r4@0 w4@0:8292a3b4", 0x1122_3344),
-    ("dec m16", |a| a.dec(word_ptr(ebx)), "r2@0 w2@0:8092", 0x1122_3344),
-    ("not m", |a| a.not(dword_ptr(ebx)), "r4@0 w4@0:7e6d5c4b", 0x1122_3344),
-    ("neg m8", |a| a.neg(byte_ptr(ebx)), "r1@0 w1@0:7f", 0x1122_3344),
-    ("xchg m, r", |a| a.xchg(dword_ptr(ebx), eax), "r4@0 w4@0:44332211", 0xb4a3_9281),
-    ("xadd m, r", |a| a.xadd(dword_ptr(ebx), eax), "r4@0 w4@0:c5c5c5c5", 0xb4a3_9281),
-    ("shl m, 4", |a| a.shl(dword_ptr(ebx), 4), "r4@0 w4@0:1028394a", 0x1122_3344),
-    ("bts m, 1", |a| a.bts(dword_ptr(ebx), 1), "r4@0 w4@0:8392a3b4", 0x1122_3344),
-    ("btr m, 0", |a| a.btr(dword_ptr(ebx), 0), "r4@0 w4@0:8092a3b4", 0x1122_3344),
-    ("cmp m, imm", |a| { a.cmp(dword_ptr(ebx), 0)?; a.sets(al) }, "r4@0", 0x1122_3301),
-    ("test m, imm", |a| { a.test(dword_ptr(ebx), 1)?; a.setnz(al) }, "r4@0", 0x1122_3301),
-    ("bt m, 0", |a| { a.bt(dword_ptr(ebx), 0)?; a.setc(al) }, "r4@0", 0x1122_3301),
-    ("imul r, m", |a| a.imul_2(eax, dword_ptr(ebx)), "r4@0", 0x1122_3344u32.wrapping_mul(0xb4a3_9281)),
-    ("cmovne r, m", |a| { a.test(eax, eax)?; a.cmovne(eax, dword_ptr(ebx)) }, "r4@0", 0xb4a3_9281),
-    ("setc m", |a| { a.stc()?; a.setc(byte_ptr(ebx)) }, "w1@0:01", 0x1122_3344),
-    ("lodsd", |a| { a.mov(esi, ebx)?; a.lodsd() }, "r4@0", 0xb4a3_9281),
-    ("stosd", |a| { a.mov(edi, ebx)?; a.stosd() }, "w4@0:44332211", 0x1122_3344),
-    ("rep stosb", |a| { a.mov(edi, ebx)?; a.mov(ecx, 3)?; a.rep().stosb() }, "w1@0:44 w1@1:44 w1@2:44", 0x1122_3344),
-    ("movsd to", |a| { a.mov(edi, ebx)?; a.mov(esi, DATA as u32)?; a.movsd() }, "w4@0:efbeadde", 0x1122_3344),
-    ("movsw from", |a| { a.mov(edi, DATA as u32)?; a.mov(esi, ebx)?; a.movsw()?; a.mov(eax, dword_ptr(DATA)) }, "r2@0", 0xdead_9281),
-    ("scasb", |a| { a.mov(edi, ebx)?; a.mov(al, 0x81)?; a.scasb()?; a.setz(al) }, "r1@0", 0x1122_3301),
-    ("cmpxchg, other", |a| { a.mov(ecx, 1)?; a.cmpxchg(dword_ptr(ebx), ecx) }, "r4@0 w4@0:8192a3b4", 0xb4a3_9281),
-    ("push m", |a| { a.push(dword_or_qword(a.bitness()))?; a.pop(dword_or_qword_at_data(a.bitness()))?; a.mov(eax, dword_ptr(DATA)) }, "rN@0", 0xb4a3_9281),
-    ("movups to", |a| { a.movups(xmm1, xmmword_ptr(DATA))?; a.movups(xmmword_ptr(ebx), xmm1) }, "w8@0:efbeadde04030201 w8@8:0807060510111213", 0x1122_3344),
-    ("movups from", |a| { a.movups(xmm1, xmmword_ptr(ebx))?; a.movd(eax, xmm1) }, "r8@0 r8@8", 0xb4a3_9281),
-    ("movdqa from", |a| { a.movdqa(xmm1, xmmword_ptr(ebx))?; a.psrldq(xmm1, 12)?; a.movd(eax, xmm1) }, "r8@0 r8@8", 0xf8e7_d6c5),
-    ("movdqu to", |a| { a.movdqu(xmm1, xmmword_ptr(DATA))?; a.movdqu(xmmword_ptr(ebx + 0x10), xmm1) }, "w8@10:efbeadde04030201 w8@18:0807060510111213", 0x1122_3344),
-    ("movnti", |a| a.movnti(dword_ptr(ebx), eax), "w4@0:44332211", 0x1122_3344),
-    ("moffs32", |a| if a.bitness() == 32 { a.mov(eax, dword_ptr(MMIO)) } else { a.db(&[0xa1, 0, 0, 0, 0xd0, 0, 0, 0, 0]) }, "r4@0", 0xb4a3_9281),
+    (
+        "mov r8, m",
+        |a| a.mov(al, byte_ptr(ebx)),
+        "r1@0",
+        0x1122_3381,
+    ),
+    (
+        "mov r16, m",
+        |a| a.mov(ax, word_ptr(ebx)),
+        "r2@0",
+        0x1122_9281,
+    ),
+    (
+        "mov r32, m",
+        |a| a.mov(eax, dword_ptr(ebx)),
+        "r4@0",
+        0xb4a3_9281,
+    ),
+    (
+        "mov ah, m",
+        |a| a.mov(ah, byte_ptr(ebx + 1)),
+        "r1@1",
+        0x1122_9244,
+    ),
+    (
+        "mov m, r8",
+        |a| a.mov(byte_ptr(ebx), al),
+        "w1@0:44",
+        0x1122_3344,
+    ),
+    (
+        "mov m, ah",
+        |a| a.mov(byte_ptr(ebx), ah),
+        "w1@0:33",
+        0x1122_3344,
+    ),
+    (
+        "mov m, r16",
+        |a| a.mov(word_ptr(ebx), ax),
+        "w2@0:4433",
+        0x1122_3344,
+    ),
+    (
+        "mov m, r32",
+        |a| a.mov(dword_ptr(ebx), eax),
+        "w4@0:44332211",
+        0x1122_3344,
+    ),
+    (
+        "mov m, imm8",
+        |a| a.mov(byte_ptr(ebx), 0x5a),
+        "w1@0:5a",
+        0x1122_3344,
+    ),
+    (
+        "mov m, imm16",
+        |a| a.mov(word_ptr(ebx), 0x5a5b),
+        "w2@0:5b5a",
+        0x1122_3344,
+    ),
+    (
+        "mov m, imm32",
+        |a| a.mov(dword_ptr(ebx), 0x0102_0304),
+        "w4@0:04030201",
+        0x1122_3344,
+    ),
+    (
+        "movzx r32, m8",
+        |a| a.movzx(eax, byte_ptr(ebx)),
+        "r1@0",
+        0x81,
+    ),
+    (
+        "movzx r32, m16",
+        |a| a.movzx(eax, word_ptr(ebx)),
+        "r2@0",
+        0x9281,
+    ),
+    (
+        "movsx r32, m8",
+        |a| a.movsx(eax, byte_ptr(ebx)),
+        "r1@0",
+        0xffff_ff81,
+    ),
+    (
+        "movsx r16, m8",
+        |a| a.movsx(ax, byte_ptr(ebx)),
+        "r1@0",
+        0x1122_ff81,
+    ),
+    (
+        "movsx r32, m16",
+        |a| a.movsx(eax, word_ptr(ebx)),
+        "r2@0",
+        0xffff_9281,
+    ),
+    (
+        "add r, m",
+        |a| a.add(eax, dword_ptr(ebx)),
+        "r4@0",
+        0x1122_3344u32.wrapping_add(0xb4a3_9281),
+    ),
+    (
+        "and r, m",
+        |a| a.and(eax, dword_ptr(ebx)),
+        "r4@0",
+        0x1122_3344 & 0xb4a3_9281,
+    ),
+    (
+        "or r8, m8",
+        |a| a.or(al, byte_ptr(ebx)),
+        "r1@0",
+        0x1122_33c5,
+    ),
+    (
+        "xor r16, m16",
+        |a| a.xor(ax, word_ptr(ebx)),
+        "r2@0",
+        0x1122_a1c5,
+    ),
+    (
+        "sub r, m",
+        |a| a.sub(eax, dword_ptr(ebx)),
+        "r4@0",
+        0x1122_3344u32.wrapping_sub(0xb4a3_9281),
+    ),
+    (
+        "add m, r",
+        |a| a.add(dword_ptr(ebx), eax),
+        "r4@0 w4@0:c5c5c5c5",
+        0x1122_3344,
+    ),
+    (
+        "or m, imm",
+        |a| a.or(byte_ptr(ebx), 0x7e),
+        "r1@0 w1@0:ff",
+        0x1122_3344,
+    ),
+    (
+        "and m, imm32",
+        |a| a.and(dword_ptr(ebx), 0xff),
+        "r4@0 w4@0:81000000",
+        0x1122_3344,
+    ),
+    (
+        "lock add m, r",
+        |a| a.lock().add(dword_ptr(ebx), eax),
+        "r4@0 w4@0:c5c5c5c5",
+        0x1122_3344,
+    ),
+    (
+        "inc m",
+        |a| a.inc(dword_ptr(ebx)),
+        "r4@0 w4@0:8292a3b4",
+        0x1122_3344,
+    ),
+    (
+        "dec m16",
+        |a| a.dec(word_ptr(ebx)),
+        "r2@0 w2@0:8092",
+        0x1122_3344,
+    ),
+    (
+        "not m",
+        |a| a.not(dword_ptr(ebx)),
+        "r4@0 w4@0:7e6d5c4b",
+        0x1122_3344,
+    ),
+    (
+        "neg m8",
+        |a| a.neg(byte_ptr(ebx)),
+        "r1@0 w1@0:7f",
+        0x1122_3344,
+    ),
+    (
+        "xchg m, r",
+        |a| a.xchg(dword_ptr(ebx), eax),
+        "r4@0 w4@0:44332211",
+        0xb4a3_9281,
+    ),
+    (
+        "xadd m, r",
+        |a| a.xadd(dword_ptr(ebx), eax),
+        "r4@0 w4@0:c5c5c5c5",
+        0xb4a3_9281,
+    ),
+    (
+        "shl m, 4",
+        |a| a.shl(dword_ptr(ebx), 4),
+        "r4@0 w4@0:1028394a",
+        0x1122_3344,
+    ),
+    (
+        "bts m, 1",
+        |a| a.bts(dword_ptr(ebx), 1),
+        "r4@0 w4@0:8392a3b4",
+        0x1122_3344,
+    ),
+    (
+        "btr m, 0",
+        |a| a.btr(dword_ptr(ebx), 0),
+        "r4@0 w4@0:8092a3b4",
+        0x1122_3344,
+    ),
+    (
+        "cmp m, imm",
+        |a| {
+            a.cmp(dword_ptr(ebx), 0)?;
+            a.sets(al)
+        },
+        "r4@0",
+        0x1122_3301,
+    ),
+    (
+        "test m, imm",
+        |a| {
+            a.test(dword_ptr(ebx), 1)?;
+            a.setnz(al)
+        },
+        "r4@0",
+        0x1122_3301,
+    ),
+    (
+        "bt m, 0",
+        |a| {
+            a.bt(dword_ptr(ebx), 0)?;
+            a.setc(al)
+        },
+        "r4@0",
+        0x1122_3301,
+    ),
+    (
+        "imul r, m",
+        |a| a.imul_2(eax, dword_ptr(ebx)),
+        "r4@0",
+        0x1122_3344u32.wrapping_mul(0xb4a3_9281),
+    ),
+    (
+        "cmovne r, m",
+        |a| {
+            a.test(eax, eax)?;
+            a.cmovne(eax, dword_ptr(ebx))
+        },
+        "r4@0",
+        0xb4a3_9281,
+    ),
+    (
+        "setc m",
+        |a| {
+            a.stc()?;
+            a.setc(byte_ptr(ebx))
+        },
+        "w1@0:01",
+        0x1122_3344,
+    ),
+    (
+        "lodsd",
+        |a| {
+            a.mov(esi, ebx)?;
+            a.lodsd()
+        },
+        "r4@0",
+        0xb4a3_9281,
+    ),
+    (
+        "stosd",
+        |a| {
+            a.mov(edi, ebx)?;
+            a.stosd()
+        },
+        "w4@0:44332211",
+        0x1122_3344,
+    ),
+    (
+        "rep stosb",
+        |a| {
+            a.mov(edi, ebx)?;
+            a.mov(ecx, 3)?;
+            a.rep().stosb()
+        },
+        "w1@0:44 w1@1:44 w1@2:44",
+        0x1122_3344,
+    ),
+    (
+        "movsd to",
+        |a| {
+            a.mov(edi, ebx)?;
+            a.mov(esi, DATA as u32)?;
+            a.movsd()
+        },
+        "w4@0:efbeadde",
+        0x1122_3344,
+    ),
+    (
+        "movsw from",
+        |a| {
+            a.mov(edi, DATA as u32)?;
+            a.mov(esi, ebx)?;
+            a.movsw()?;
+            a.mov(eax, dword_ptr(DATA))
+        },
+        "r2@0",
+        0xdead_9281,
+    ),
+    (
+        "scasb",
+        |a| {
+            a.mov(edi, ebx)?;
+            a.mov(al, 0x81)?;
+            a.scasb()?;
+            a.setz(al)
+        },
+        "r1@0",
+        0x1122_3301,
+    ),
+    (
+        "cmpxchg, other",
+        |a| {
+            a.mov(ecx, 1)?;
+            a.cmpxchg(dword_ptr(ebx), ecx)
+        },
+        "r4@0 w4@0:8192a3b4",
+        0xb4a3_9281,
+    ),
+    (
+        "push m",
+        |a| {
+            a.push(dword_or_qword(a.bitness()))?;
+            a.pop(dword_or_qword_at_data(a.bitness()))?;
+            a.mov(eax, dword_ptr(DATA))
+        },
+        "rN@0",
+        0xb4a3_9281,
+    ),
+    (
+        "movups to",
+        |a| {
+            a.movups(xmm1, xmmword_ptr(DATA))?;
+            a.movups(xmmword_ptr(ebx), xmm1)
+        },
+        "w8@0:efbeadde04030201 w8@8:0807060510111213",
+        0x1122_3344,
+    ),
+    (
+        "movups from",
+        |a| {
+            a.movups(xmm1, xmmword_ptr(ebx))?;
+            a.movd(eax, xmm1)
+        },
+        "r8@0 r8@8",
+        0xb4a3_9281,
+    ),
+    (
+        "movdqa from",
+        |a| {
+            a.movdqa(xmm1, xmmword_ptr(ebx))?;
+            a.psrldq(xmm1, 12)?;
+            a.movd(eax, xmm1)
+        },
+        "r8@0 r8@8",
+        0xf8e7_d6c5,
+    ),
+    (
+        "movdqu to",
+        |a| {
+            a.movdqu(xmm1, xmmword_ptr(DATA))?;
+            a.movdqu(xmmword_ptr(ebx + 0x10), xmm1)
+        },
+        "w8@10:efbeadde04030201 w8@18:0807060510111213",
+        0x1122_3344,
+    ),
+    (
+        "movnti",
+        |a| a.movnti(dword_ptr(ebx), eax),
+        "w4@0:44332211",
+        0x1122_3344,
+    ),
+    (
+        "moffs32",
+        |a| {
+            if a.bitness() == 32 {
+                a.mov(eax, dword_ptr(MMIO))
+            } else {
+                a.db(&[0xa1, 0, 0, 0, 0xd0, 0, 0, 0, 0])
+            }
+        },
+        "r4@0",
+        0xb4a3_9281,
+    ),
 ];
 
 fn dword_or_qword(bits: u32) -> AsmMemoryOperand {
@@ -493,11 +939,18 @@ fn mmio_forms() -> Outcome {
                 kit::result(a)?;
                 kit::done(a)
             })?;
-            m.ram.put(DATA, &[0xef, 0xbe, 0xad, 0xde, 4, 3, 2, 1, 8, 7, 6, 5, 0x10, 0x11, 0x12, 0x13]);
+            m.ram.put(
+                DATA,
+                &[
+                    0xef, 0xbe, 0xad, 0xde, 4, 3, 2, 1, 8, 7, 6, 5, 0x10, 0x11, 0x12, 0x13,
+                ],
+            );
             let (r, log) = mmio(&mut m, MMIO);
             let want = want.replace('N', if mode == Mode::Long { "8" } else { "4" });
             if log != want || r != [*want_eax] {
-                bad.push(format!("{mode:?} {name}: {log}, eax {r:x?}; wanted {want}, {want_eax:x}"));
+                bad.push(format!(
+                    "{mode:?} {name}: {log}, eax {r:x?}; wanted {want}, {want_eax:x}"
+                ));
             }
         }
     }
@@ -545,12 +998,15 @@ fn mmio_addressing_64() -> Outcome {
     let top = Ram::anon(0x3fe0_0000, 0x20_0000);
     let mut m = Machine::with(Mode::Long, Irqchip::Split, 1);
     m.slot(1, &top, 0).expect("slot");
-    top.put(0x3fff_0000, &assemble(64, 0x3fff_0000, |a| {
-        a.db(&[0x89, 0x05])?;
-        // mov [rip + 0x20000 - 6], eax
-        a.db(&(0x2_0000u32 - 6).to_le_bytes())?;
-        kit::done(a)
-    })?);
+    top.put(
+        0x3fff_0000,
+        &assemble(64, 0x3fff_0000, |a| {
+            a.db(&[0x89, 0x05])?;
+            // mov [rip + 0x20000 - 6], eax
+            a.db(&(0x2_0000u32 - 6).to_le_bytes())?;
+            kit::done(a)
+        })?,
+    );
     m.cpu().regs(|r| (r.rip, r.rax) = (0x3fff_0000, 7));
     let (_, log) = mmio(&mut m, 0x4000_0000);
     assert_eq!(log, "w4@10000:07000000");
@@ -571,7 +1027,10 @@ fn mmio_addressing_32() -> Outcome {
         kit::done(a)
     })?;
     let (_, log) = mmio(&mut m, MMIO);
-    assert_eq!(log, "w4@140:10000000 w4@80:10000000 w4@4:10000000 w4@8:10000000 w1@10:00");
+    assert_eq!(
+        log,
+        "w4@140:10000000 w4@80:10000000 w4@4:10000000 w4@8:10000000 w1@10:00"
+    );
     Ok(())
 }
 
@@ -628,7 +1087,10 @@ fn mmio_crosses_a_page() -> Outcome {
         kit::done(a)
     })?;
     let (r, log) = mmio(&mut m, MMIO);
-    assert_eq!(log, "w4@ffc:11223344 w4@1000:55667788 r4@ffc r4@1000 w1@fff:81 w1@1000:92");
+    assert_eq!(
+        log,
+        "w4@ffc:11223344 w4@1000:55667788 r4@ffc r4@1000 w1@fff:81 w1@1000:92"
+    );
     assert_eq!(r, [0xf8e7_d6c5, 0xb4a3_9281]);
     Ok(())
 }
@@ -672,10 +1134,20 @@ fn mmio_rep_movs() -> Outcome {
             m.ram.set32(DATA + 4 * i, 0x100 + i as u32);
         }
         let (r, log) = mmio(&mut m, MMIO);
-        let order: Vec<u64> = if back { (0..20).rev().collect() } else { (0..20).collect() };
+        let order: Vec<u64> = if back {
+            (0..20).rev().collect()
+        } else {
+            (0..20).collect()
+        };
         let want: Vec<String> = order
             .iter()
-            .map(|i| if from_mmio { format!("r4@{:x}", 4 * i) } else { format!("w4@{:x}:{:02x}010000", 4 * i, i) })
+            .map(|i| {
+                if from_mmio {
+                    format!("r4@{:x}", 4 * i)
+                } else {
+                    format!("w4@{:x}:{:02x}010000", 4 * i, i)
+                }
+            })
             .collect();
         assert_eq!(log, want.join(" "), "back {back} from {from_mmio}");
         assert_eq!(r[0], 0);
@@ -712,7 +1184,11 @@ fn mmio_page_fault_at_the_other_operand() -> Outcome {
     assert_eq!(r, [2, 0x40_0000, MMIO as u32 + 8]);
     assert!(log == "r4@0 r4@4" || log == "r4@0 r4@4 r4@8", "{log}");
     let f = m.frame();
-    assert_eq!((f[0], f[1], f[7]), (14, 3, 0x40_0000), "vector, error code, CR2");
+    assert_eq!(
+        (f[0], f[1], f[7]),
+        (14, 3, 0x40_0000),
+        "vector, error code, CR2"
+    );
     assert_eq!(more.get(0x40_0000 - 8, 8), pattern(MMIO, 8));
     Ok(())
 }
@@ -730,7 +1206,11 @@ fn mmio_sets_accessed_and_dirty() -> Outcome {
     m.ram.set64(kit::PDS + 8 * (MMIO >> 21), MMIO | 0x87);
     mmio(&mut m, MMIO);
     assert_eq!(m.ram.u64(kit::PDS + 16) & 0x60, 0x60, "the written page");
-    assert_eq!(m.ram.u64(kit::PDS + 8 * (MMIO >> 21)) & 0x60, 0x20, "the read page");
+    assert_eq!(
+        m.ram.u64(kit::PDS + 8 * (MMIO >> 21)) & 0x60,
+        0x20,
+        "the read page"
+    );
     Ok(())
 }
 
@@ -830,7 +1310,10 @@ fn triple_fault() -> Outcome {
 }
 
 /// Runs `f`, which is to fault, in long mode; gives the frame.
-fn fault64(f: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>, prepare: impl FnOnce(&Machine)) -> [u64; 8] {
+fn fault64(
+    f: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    prepare: impl FnOnce(&Machine),
+) -> [u64; 8] {
     let mut m = Machine::new(Mode::Long, |a| {
         let mut after = a.create_label();
         kit::expect64(a, after)?;
@@ -848,21 +1331,136 @@ fn fault64(f: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>, prepare:
 
 fn exceptions_64() -> Outcome {
     let cases: [(&str, Code, u64, u64); 15] = [
-        ("divide", |a| { a.xor(eax, eax)?; a.xor(edx, edx)?; a.div(ebx) }, 0, 0),
+        (
+            "divide",
+            |a| {
+                a.xor(eax, eax)?;
+                a.xor(edx, edx)?;
+                a.div(ebx)
+            },
+            0,
+            0,
+        ),
         ("int3", |a| a.int3(), 3, 0),
         ("ud2", |a| a.ud2(), 6, 0),
-        ("device not available", |a| { a.mov(rax, cr0)?; a.or(rax, 8)?; a.mov(cr0, rax)?; a.fldz() }, 7, 0),
-        ("null selector", |a| { a.xor(eax, eax)?; a.mov(ss, eax)?; a.mov(eax, 0x1000)?; a.mov(ss, eax) }, 13, 0x1000),
-        ("selector past the table", |a| { a.mov(eax, 0x1000)?; a.mov(ds, eax) }, 13, 0x1000),
-        ("not present", |a| { a.mov(eax, 0x28)?; a.mov(dword_ptr(kit::GDT + 0x2c), 0x0f_1300)?; a.mov(ds, eax) }, 11, 0x28),
-        ("non-canonical", |a| { a.mov(rax, 1u64 << 63)?; a.mov(eax, dword_ptr(rax)) }, 13, 0),
-        ("misaligned movaps", |a| a.movaps(xmm0, xmmword_ptr(DATA + 1)), 13, 0),
-        ("int past the table", |a| { a.sidt(tbyte_ptr(DATA))?; a.mov(word_ptr(DATA), 0x2ff)?; a.lidt(tbyte_ptr(DATA))?; a.int(0x40) }, 13, 0x202),
-        ("rdmsr of nothing", |a| { a.mov(ecx, 0x4000_0fff)?; a.rdmsr() }, 13, 0),
-        ("wrmsr of nothing", |a| { a.mov(ecx, 0x4000_0fff)?; a.wrmsr() }, 13, 0),
-        ("reserved in CR4", |a| { a.mov(rax, cr4)?; a.bts(rax, 28)?; a.mov(cr4, rax) }, 13, 0),
-        ("ltr of data", |a| { a.mov(eax, 0x10)?; a.ltr(ax) }, 13, 0x10),
-        ("x87 error", |a| { a.fninit()?; a.mov(word_ptr(DATA), 0x37b)?; a.fldcw(word_ptr(DATA))?; a.fld1()?; a.fldz()?; a.fdivp(st1, st0)?; a.wait() }, 16, 0),
+        (
+            "device not available",
+            |a| {
+                a.mov(rax, cr0)?;
+                a.or(rax, 8)?;
+                a.mov(cr0, rax)?;
+                a.fldz()
+            },
+            7,
+            0,
+        ),
+        (
+            "null selector",
+            |a| {
+                a.xor(eax, eax)?;
+                a.mov(ss, eax)?;
+                a.mov(eax, 0x1000)?;
+                a.mov(ss, eax)
+            },
+            13,
+            0x1000,
+        ),
+        (
+            "selector past the table",
+            |a| {
+                a.mov(eax, 0x1000)?;
+                a.mov(ds, eax)
+            },
+            13,
+            0x1000,
+        ),
+        (
+            "not present",
+            |a| {
+                a.mov(eax, 0x28)?;
+                a.mov(dword_ptr(kit::GDT + 0x2c), 0x0f_1300)?;
+                a.mov(ds, eax)
+            },
+            11,
+            0x28,
+        ),
+        (
+            "non-canonical",
+            |a| {
+                a.mov(rax, 1u64 << 63)?;
+                a.mov(eax, dword_ptr(rax))
+            },
+            13,
+            0,
+        ),
+        (
+            "misaligned movaps",
+            |a| a.movaps(xmm0, xmmword_ptr(DATA + 1)),
+            13,
+            0,
+        ),
+        (
+            "int past the table",
+            |a| {
+                a.sidt(tbyte_ptr(DATA))?;
+                a.mov(word_ptr(DATA), 0x2ff)?;
+                a.lidt(tbyte_ptr(DATA))?;
+                a.int(0x40)
+            },
+            13,
+            0x202,
+        ),
+        (
+            "rdmsr of nothing",
+            |a| {
+                a.mov(ecx, 0x4000_0fff)?;
+                a.rdmsr()
+            },
+            13,
+            0,
+        ),
+        (
+            "wrmsr of nothing",
+            |a| {
+                a.mov(ecx, 0x4000_0fff)?;
+                a.wrmsr()
+            },
+            13,
+            0,
+        ),
+        (
+            "reserved in CR4",
+            |a| {
+                a.mov(rax, cr4)?;
+                a.bts(rax, 28)?;
+                a.mov(cr4, rax)
+            },
+            13,
+            0,
+        ),
+        (
+            "ltr of data",
+            |a| {
+                a.mov(eax, 0x10)?;
+                a.ltr(ax)
+            },
+            13,
+            0x10,
+        ),
+        (
+            "x87 error",
+            |a| {
+                a.fninit()?;
+                a.mov(word_ptr(DATA), 0x37b)?;
+                a.fldcw(word_ptr(DATA))?;
+                a.fld1()?;
+                a.fldz()?;
+                a.fdivp(st1, st0)?;
+                a.wait()
+            },
+            16,
+            0,
+        ),
     ];
     for (name, code, vector, error) in cases {
         let f = fault64(code, |_| ());
@@ -873,9 +1471,36 @@ fn exceptions_64() -> Outcome {
 
 fn exceptions_32() -> Outcome {
     let cases: [(&str, Code, u64, u64); 5] = [
-        ("divide", |a| { a.xor(eax, eax)?; a.xor(edx, edx)?; a.xor(ebx, ebx)?; a.div(ebx) }, 0, 0),
-        ("into", |a| { a.mov(eax, 0x7fff_ffff)?; a.add(eax, 1)?; a.into() }, 4, 0),
-        ("bound", |a| { a.mov(eax, 5)?; a.bound(eax, dword_ptr(DATA + 0x100)) }, 5, 0),
+        (
+            "divide",
+            |a| {
+                a.xor(eax, eax)?;
+                a.xor(edx, edx)?;
+                a.xor(ebx, ebx)?;
+                a.div(ebx)
+            },
+            0,
+            0,
+        ),
+        (
+            "into",
+            |a| {
+                a.mov(eax, 0x7fff_ffff)?;
+                a.add(eax, 1)?;
+                a.into()
+            },
+            4,
+            0,
+        ),
+        (
+            "bound",
+            |a| {
+                a.mov(eax, 5)?;
+                a.bound(eax, dword_ptr(DATA + 0x100))
+            },
+            5,
+            0,
+        ),
         ("ud2", |a| a.ud2(), 6, 0),
         ("int3", |a| a.int3(), 3, 0),
     ];
@@ -921,7 +1546,11 @@ fn page_fault_codes() -> Outcome {
         });
         // (TCG leaves the P bit out when a reserved bit is set.)
         let missing = if error == 9 { 1 } else { 0 };
-        assert_eq!((f[0], f[1] | missing, f[7]), (14, error, AT + 0x123), "{name}");
+        assert_eq!(
+            (f[0], f[1] | missing, f[7]),
+            (14, error, AT + 0x123),
+            "{name}"
+        );
     }
     // CR0.WP off: a supervisor may.
     let mut m = Machine::new(Mode::Long, |a| {
@@ -953,9 +1582,25 @@ fn user_mode() -> Outcome {
         ("cli", |a| a.cli(), 13, 0),
         ("hlt", |a| a.hlt(), 13, 0),
         ("out", |a| a.out(0x50, al), 13, 0),
-        ("outs", |a| { a.mov(esi, DATA as u32)?; a.outsb() }, 13, 0),
+        (
+            "outs",
+            |a| {
+                a.mov(esi, DATA as u32)?;
+                a.outsb()
+            },
+            13,
+            0,
+        ),
         ("mov cr3", |a| a.mov(rax, cr3), 13, 0),
-        ("rdmsr", |a| { a.mov(ecx, 0x10)?; a.rdmsr() }, 13, 0),
+        (
+            "rdmsr",
+            |a| {
+                a.mov(ecx, 0x10)?;
+                a.rdmsr()
+            },
+            13,
+            0,
+        ),
         ("int to ring 0's gate", |a| a.int(0x40), 13, 0x202),
     ];
     for (name, code, vector, error) in cases {
@@ -972,10 +1617,17 @@ fn user_mode() -> Outcome {
         })?;
         let end = 0x1_8000;
         m.code(end, 64, kit::done)?;
-        m.ram.put(kit::IDT + 16 * 0x41, &kit::gate(end, kit::SEL_CODE64, 0xee, true));
+        m.ram.put(
+            kit::IDT + 16 * 0x41,
+            &kit::gate(end, kit::SEL_CODE64, 0xee, true),
+        );
         m.cpu().results();
         let f = m.frame();
-        assert_eq!((f[0], f[1], f[3], f[6]), (vector, error, kit::SEL_USER64.into(), kit::SEL_UDATA.into()), "{name}");
+        assert_eq!(
+            (f[0], f[1], f[3], f[6]),
+            (vector, error, kit::SEL_USER64.into(), kit::SEL_UDATA.into()),
+            "{name}"
+        );
     }
     Ok(())
 }
@@ -1050,10 +1702,16 @@ fn interrupt_from_user_mode() -> Outcome {
     })?;
     let end = 0x1_8000;
     m.code(end, 64, kit::done)?;
-    m.ram.put(kit::IDT + 16 * 0x41, &kit::gate(end, kit::SEL_CODE64, 0xee, true));
+    m.ram.put(
+        kit::IDT + 16 * 0x41,
+        &kit::gate(end, kit::SEL_CODE64, 0xee, true),
+    );
     m.cpu().results();
     let f = m.frame();
-    assert_eq!((f[0], f[3], f[4] & 0x200), (0x40, kit::SEL_USER64.into(), 0x200));
+    assert_eq!(
+        (f[0], f[3], f[4] & 0x200),
+        (0x40, kit::SEL_USER64.into(), 0x200)
+    );
     Ok(())
 }
 
@@ -1085,7 +1743,11 @@ fn real_mode_interrupts() -> Outcome {
         kit::result(a)?;
         kit::done(a)
     })?;
-    let handlers = [(0x21u64, 0x9000u64, 1), (3, 0x9100, 0x100), (0, 0x9200, 0x1_0000)];
+    let handlers = [
+        (0x21u64, 0x9000u64, 1),
+        (3, 0x9100, 0x100),
+        (0, 0x9200, 0x1_0000),
+    ];
     for (vector, at, add) in handlers {
         m.ram.set32(4 * vector, at as u32);
         m.code(at, 16, |a| {
@@ -1171,7 +1833,10 @@ fn boot_path() -> Outcome {
     })?;
     assert_eq!(m.cpu().results(), [32, 0x500, 0x40, 0x8b00]);
     let s = m.cpu().fd.get_sregs()?;
-    assert_eq!((s.efer, s.cs.l, s.cr0 & 0x8000_0001), (0x500, 1, 0x8000_0001));
+    assert_eq!(
+        (s.efer, s.cs.l, s.cr0 & 0x8000_0001),
+        (0x500, 1, 0x8000_0001)
+    );
     Ok(())
 }
 
@@ -1260,10 +1925,25 @@ fn control_registers() -> Outcome {
 
 fn control_register_faults() -> Outcome {
     let cases: [(&str, Code); 4] = [
-        ("PG without PE", |a| { a.mov(eax, 0x8000_0010u32)?; a.mov(cr0, rax) }),
-        ("NW without CD", |a| { a.mov(rax, cr0)?; a.or(eax, 0x2000_0000)?; a.mov(cr0, rax) }),
-        ("paging off in long mode", |a| { a.mov(rax, cr0)?; a.btr(rax, 31)?; a.mov(cr0, rax) }),
-        ("PAE off in long mode", |a| { a.mov(rax, cr4)?; a.btr(rax, 5)?; a.mov(cr4, rax) }),
+        ("PG without PE", |a| {
+            a.mov(eax, 0x8000_0010u32)?;
+            a.mov(cr0, rax)
+        }),
+        ("NW without CD", |a| {
+            a.mov(rax, cr0)?;
+            a.or(eax, 0x2000_0000)?;
+            a.mov(cr0, rax)
+        }),
+        ("paging off in long mode", |a| {
+            a.mov(rax, cr0)?;
+            a.btr(rax, 31)?;
+            a.mov(cr0, rax)
+        }),
+        ("PAE off in long mode", |a| {
+            a.mov(rax, cr4)?;
+            a.btr(rax, 5)?;
+            a.mov(cr4, rax)
+        }),
     ];
     for (name, code) in cases {
         let f = fault64(code, |_| ());
@@ -1322,7 +2002,12 @@ fn xsetbv_faults() -> Outcome {
         a.xor(ecx, ecx)?;
         a.xor(edx, edx)
     };
-    for (name, value, index) in [("nothing", 0, 0), ("AVX without SSE", 5, 0), ("no such XCR", 1, 1), ("reserved", 0x8000_0001u32, 0)] {
+    for (name, value, index) in [
+        ("nothing", 0, 0),
+        ("AVX without SSE", 5, 0),
+        ("no such XCR", 1, 1),
+        ("reserved", 0x8000_0001u32, 0),
+    ] {
         let f = fault64(
             |a| {
                 on(a)?;
@@ -1334,7 +2019,13 @@ fn xsetbv_faults() -> Outcome {
         );
         assert_eq!((f[0], f[1]), (13, 0), "{name}");
     }
-    let f = fault64(|a| { a.xor(ecx, ecx)?; a.xsetbv() }, |_| ());
+    let f = fault64(
+        |a| {
+            a.xor(ecx, ecx)?;
+            a.xsetbv()
+        },
+        |_| (),
+    );
     // (TCG looks at the intercept first, so the hypervisor's #GP is seen there.)
     assert!(f[0] == 6 || f[0] == 13, "OSXSAVE is off");
     Ok(())
@@ -1383,7 +2074,14 @@ fn absent_instructions() -> Outcome {
         ("stgi", |a| a.stgi(), &[6, 13]),
         ("rsm", |a| a.rsm(), &[6]),
         ("vmxon", |a| a.vmxon(qword_ptr(DATA)), &[6]),
-        ("rdpmc", |a| { a.mov(ecx, 0x1234)?; a.rdpmc() }, &[13]),
+        (
+            "rdpmc",
+            |a| {
+                a.mov(ecx, 0x1234)?;
+                a.rdpmc()
+            },
+            &[13],
+        ),
     ];
     for (name, code, vectors) in cases {
         let f = fault64(code, |m| {
@@ -1488,10 +2186,15 @@ fn single_step() -> Outcome {
         a.pop(rax)?;
         a.iretq()
     })?;
-    m.ram.put(kit::IDT + 16, &kit::gate(handler, kit::SEL_CODE64, 0x8e, true));
+    m.ram.put(
+        kit::IDT + 16,
+        &kit::gate(handler, kit::SEL_CODE64, 0x8e, true),
+    );
     m.cpu().results_io();
     let n = m.ram.u32(DATA);
-    let steps: Vec<u32> = (0..n.min(20)).map(|i| m.ram.u32(DATA + 16 + 4 * u64::from(i)) - CODE as u32).collect();
+    let steps: Vec<u32> = (0..n.min(20))
+        .map(|i| m.ram.u32(DATA + 16 + 4 * u64::from(i)) - CODE as u32)
+        .collect();
     // After: nop, xor, cpuid, out, pushfq.
     let sizes = [1, 2, 2, 2, 1];
     let mut at = 1 + 7 + 2 + 1;
@@ -1500,7 +2203,10 @@ fn single_step() -> Outcome {
         at += s;
         want.push(at);
     }
-    assert!(steps.len() >= want.len() && steps[..want.len()] == want[..], "{steps:x?}, wanted {want:x?}");
+    assert!(
+        steps.len() >= want.len() && steps[..want.len()] == want[..],
+        "{steps:x?}, wanted {want:x?}"
+    );
     Ok(())
 }
 
@@ -1531,7 +2237,10 @@ fn sse_state_of_two_vcpus() -> Outcome {
             assert!(matches!(step(c), Exit::Out { port: 0x50, .. }));
         }
     }
-    assert_eq!((m.cpus[0].results(), m.cpus[1].results()), (vec![0x1014], vec![0x2014]));
+    assert_eq!(
+        (m.cpus[0].results(), m.cpus[1].results()),
+        (vec![0x1014], vec![0x2014])
+    );
     Ok(())
 }
 

@@ -75,7 +75,9 @@ pub fn run(areas: &[(&str, &[Test])], options: &Options) -> ExitCode {
     let mut running: Vec<Running> = Vec::new();
     while !queue.is_empty() || !running.is_empty() {
         while running.len() < options.threads {
-            let Some((name, f)) = queue.pop_front() else { break };
+            let Some((name, f)) = queue.pop_front() else {
+                break;
+            };
             running.push(start(name, f));
         }
         let Some(i) = running.iter().position(|r| ended(r, options.timeout)) else {
@@ -136,7 +138,12 @@ fn ended(r: &Running, timeout: u64) -> bool {
     // SAFETY: `info` is ours.
     let gone = unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
-        libc::waitid(libc::P_PID, r.pid as u32, &mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+        libc::waitid(
+            libc::P_PID,
+            r.pid as u32,
+            &mut info,
+            libc::WEXITED | libc::WNOHANG | libc::WNOWAIT,
+        );
         info.si_pid() != 0
     };
     gone || r.since.elapsed().as_secs() >= timeout
@@ -150,7 +157,12 @@ fn start(name: String, f: fn() -> Outcome) -> Running {
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork");
     if pid != 0 {
-        return Running { name, pid, output, since };
+        return Running {
+            name,
+            pid,
+            output,
+            since,
+        };
     }
     // SAFETY: plain numbers.
     unsafe {

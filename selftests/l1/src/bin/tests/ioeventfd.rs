@@ -30,8 +30,22 @@ const PIO: u32 = 1 << kvm_ioeventfd_flag_nr_pio;
 const DATAMATCH: u32 = 1 << kvm_ioeventfd_flag_nr_datamatch;
 const DEASSIGN: u32 = 1 << kvm_ioeventfd_flag_nr_deassign;
 
-fn set(m: &Machine, e: &Event, addr: u64, len: u32, flags: u32, datamatch: u64) -> Result<i32, i32> {
-    let mut io = kvm_ioeventfd { datamatch, addr, len, fd: e.0, flags, ..Default::default() };
+fn set(
+    m: &Machine,
+    e: &Event,
+    addr: u64,
+    len: u32,
+    flags: u32,
+    datamatch: u64,
+) -> Result<i32, i32> {
+    let mut io = kvm_ioeventfd {
+        datamatch,
+        addr,
+        len,
+        fd: e.0,
+        flags,
+        ..Default::default()
+    };
     sys::with(m.raw(), sys::IOEVENTFD, &mut io)
 }
 
@@ -43,14 +57,34 @@ fn arguments() -> Outcome {
     }
     assert_eq!(set(&m, &e, u64::MAX - 1, 4, 0, 0), Err(EINVAL), "wraps");
     assert_eq!(set(&m, &e, MMIO, 4, 1 << 10, 0), Err(EINVAL), "flags");
-    assert_eq!(set(&m, &e, MMIO, 0, DATAMATCH, 0), Err(EINVAL), "what is to match has a length");
-    let mut io = kvm_ioeventfd { addr: MMIO, len: 4, fd: m.raw(), ..Default::default() };
-    assert_eq!(sys::with(m.raw(), sys::IOEVENTFD, &mut io), Err(EINVAL), "no eventfd");
+    assert_eq!(
+        set(&m, &e, MMIO, 0, DATAMATCH, 0),
+        Err(EINVAL),
+        "what is to match has a length"
+    );
+    let mut io = kvm_ioeventfd {
+        addr: MMIO,
+        len: 4,
+        fd: m.raw(),
+        ..Default::default()
+    };
+    assert_eq!(
+        sys::with(m.raw(), sys::IOEVENTFD, &mut io),
+        Err(EINVAL),
+        "no eventfd"
+    );
     io.fd = -1;
-    assert_eq!(sys::with(m.raw(), sys::IOEVENTFD, &mut io), Err(libc::EBADF));
+    assert_eq!(
+        sys::with(m.raw(), sys::IOEVENTFD, &mut io),
+        Err(libc::EBADF)
+    );
     assert_eq!(set(&m, &e, MMIO, 4, DEASSIGN, 0), Err(ENOENT));
     for len in [1, 2, 4, 8, 0] {
-        assert_eq!(set(&m, &e, MMIO + 16 * u64::from(len), len, 0, 0), Ok(0), "length {len}");
+        assert_eq!(
+            set(&m, &e, MMIO + 16 * u64::from(len), len, 0, 0),
+            Ok(0),
+            "length {len}"
+        );
     }
     Ok(())
 }
@@ -63,7 +97,11 @@ fn collisions() -> Outcome {
     assert_eq!(set(&m, &f, MMIO, 4, DATAMATCH, 2), Ok(0));
     assert_eq!(set(&m, &f, MMIO, 4, 0, 0), Err(EEXIST), "any value");
     assert_eq!(set(&m, &f, MMIO, 2, 0, 0), Ok(0), "another length");
-    assert_eq!(set(&m, &f, MMIO, 4, PIO, 0), Ok(0), "a port is another place");
+    assert_eq!(
+        set(&m, &f, MMIO, 4, PIO, 0),
+        Ok(0),
+        "a port is another place"
+    );
     Ok(())
 }
 
@@ -94,8 +132,15 @@ fn pio_sizes_and_datamatch() -> Outcome {
     set(&m, &g, 0x70, 1, PIO | DATAMATCH, 6).expect("ioeventfd");
     let (counts, exits) = writes(&mut m, &[&e, &f, &g]);
     assert_eq!(counts, [1, 1, 1]);
-    let out = |port, data: &[u8]| Exit::Out { port, size: data.len(), data: data.to_vec() };
-    assert_eq!(exits, [out(0x60, &[7]), out(0x60, &[7; 4]), out(0x70, &[6, 0])]);
+    let out = |port, data: &[u8]| Exit::Out {
+        port,
+        size: data.len(),
+        data: data.to_vec(),
+    };
+    assert_eq!(
+        exits,
+        [out(0x60, &[7]), out(0x60, &[7; 4]), out(0x70, &[6, 0])]
+    );
     Ok(())
 }
 
@@ -120,7 +165,16 @@ fn mmio_sizes_and_datamatch() -> Outcome {
     let all: Vec<&Event> = events.iter().collect();
     let (counts, exits) = writes(&mut m, &all);
     assert_eq!(counts, [1, 1, 0, 1]);
-    let places: Vec<_> = exits.iter().map(|e| if let Exit::Write { gpa, data } = e { (gpa - MMIO, data.len()) } else { (99, 0) }).collect();
+    let places: Vec<_> = exits
+        .iter()
+        .map(|e| {
+            if let Exit::Write { gpa, data } = e {
+                (gpa - MMIO, data.len())
+            } else {
+                (99, 0)
+            }
+        })
+        .collect();
     assert_eq!(places, [(0, 1), (0, 2), (8, 8), (0x10, 4)]);
     Ok(())
 }
@@ -154,7 +208,11 @@ fn deassign() -> Outcome {
     let e = Event::new();
     set(&m, &e, 0x60, 1, PIO, 0).expect("ioeventfd");
     assert!(matches!(m.cpu().run(), Ok(Exit::Out { port: 0x50, .. })));
-    assert_eq!(set(&m, &e, 0x60, 2, PIO | DEASSIGN, 0), Err(ENOENT), "another length");
+    assert_eq!(
+        set(&m, &e, 0x60, 2, PIO | DEASSIGN, 0),
+        Err(ENOENT),
+        "another length"
+    );
     set(&m, &e, 0x60, 1, PIO | DEASSIGN, 0).expect("deassign");
     assert_eq!(set(&m, &e, 0x60, 1, PIO | DEASSIGN, 0), Err(ENOENT));
     assert!(matches!(m.cpu().run(), Ok(Exit::Out { port: 0x60, .. })));
@@ -209,20 +267,32 @@ fn string_output() -> Outcome {
 }
 
 fn zone(m: &Machine, addr: u64, size: u32, pio: u32) -> Result<i32, i32> {
-    let mut z = kvm_coalesced_mmio_zone { addr, size, ..Default::default() };
+    let mut z = kvm_coalesced_mmio_zone {
+        addr,
+        size,
+        ..Default::default()
+    };
     z.__bindgen_anon_1.pio = pio;
     sys::with(m.raw(), sys::REGISTER_COALESCED_MMIO, &mut z)
 }
 
 fn unzone(m: &Machine, addr: u64, size: u32, pio: u32) -> Result<i32, i32> {
-    let mut z = kvm_coalesced_mmio_zone { addr, size, ..Default::default() };
+    let mut z = kvm_coalesced_mmio_zone {
+        addr,
+        size,
+        ..Default::default()
+    };
     z.__bindgen_anon_1.pio = pio;
     sys::with(m.raw(), sys::UNREGISTER_COALESCED_MMIO, &mut z)
 }
 
 fn coalesced_arguments() -> Outcome {
     let m = Machine::new(Mode::Long, kit::done)?;
-    assert_eq!(zone(&m, MMIO, 0x1000, 2), Err(EINVAL), "neither MMIO nor port");
+    assert_eq!(
+        zone(&m, MMIO, 0x1000, 2),
+        Err(EINVAL),
+        "neither MMIO nor port"
+    );
     assert_eq!(unzone(&m, MMIO, 0x1000, 2), Err(EINVAL));
     assert_eq!(unzone(&m, MMIO, 0x1000, 0), Ok(0), "none is no error");
     assert_eq!(zone(&m, MMIO, 0x1000, 0), Ok(0));
@@ -247,7 +317,11 @@ fn drain(m: &Machine) -> Vec<(u64, Vec<u8>, u32)> {
             let first = (*r).first;
             assert!(first < max && (*r).last < max);
             let e = (*r).coalesced_mmio.as_ptr().add(first as usize).read();
-            v.push((e.phys_addr, e.data[..e.len as usize].to_vec(), e.__bindgen_anon_1.pio));
+            v.push((
+                e.phys_addr,
+                e.data[..e.len as usize].to_vec(),
+                e.__bindgen_anon_1.pio,
+            ));
             (*r).first = (first + 1) % max;
         }
     }
@@ -266,11 +340,31 @@ fn coalesced_mmio() -> Outcome {
     })?;
     zone(&m, MMIO, 0x1000, 0).expect("zone");
     let (_, exits) = m.cpu().results_io();
-    assert_eq!(drain(&m), [(MMIO, vec![1, 2, 3, 4], 0), (MMIO + 0xfff, vec![9], 0)].into_iter().chain(
-        // A write over the zone's end is cut at the page: its first half may be in the ring.
-        if exits.len() == 3 { vec![(MMIO + 0xffe, vec![8, 0], 0)] } else { vec![] }).collect::<Vec<_>>());
-    assert!(exits.contains(&Exit::Read { gpa: MMIO, len: 4 }), "a read exits");
-    assert!(exits.contains(&Exit::Write { gpa: MMIO + 0x1000, data: vec![8, 0] }), "and what is outside");
+    assert_eq!(
+        drain(&m),
+        [(MMIO, vec![1, 2, 3, 4], 0), (MMIO + 0xfff, vec![9], 0)]
+            .into_iter()
+            .chain(
+                // A write over the zone's end is cut at the page: its first half may be in the ring.
+                if exits.len() == 3 {
+                    vec![(MMIO + 0xffe, vec![8, 0], 0)]
+                } else {
+                    vec![]
+                }
+            )
+            .collect::<Vec<_>>()
+    );
+    assert!(
+        exits.contains(&Exit::Read { gpa: MMIO, len: 4 }),
+        "a read exits"
+    );
+    assert!(
+        exits.contains(&Exit::Write {
+            gpa: MMIO + 0x1000,
+            data: vec![8, 0]
+        }),
+        "and what is outside"
+    );
     Ok(())
 }
 
@@ -284,8 +378,18 @@ fn coalesced_pio() -> Outcome {
     })?;
     zone(&m, 0x70, 4, 1).expect("zone");
     let (_, exits) = m.cpu().results_io();
-    assert_eq!(drain(&m), [(0x72, vec![0x34, 0x12], 1), (0x70, vec![0x34], 1)]);
-    assert_eq!(exits, [Exit::Out { port: 0x74, size: 1, data: vec![0x34] }]);
+    assert_eq!(
+        drain(&m),
+        [(0x72, vec![0x34, 0x12], 1), (0x70, vec![0x34], 1)]
+    );
+    assert_eq!(
+        exits,
+        [Exit::Out {
+            port: 0x74,
+            size: 1,
+            data: vec![0x34]
+        }]
+    );
     Ok(())
 }
 
@@ -309,7 +413,10 @@ fn coalesced_ring_full() -> Outcome {
         all.extend(drain(&m).into_iter().map(|(_, d, _)| d));
         match e {
             Exit::Write { data, .. } => all.push(data),
-            Exit::Out { port: kit::PORT_DONE, .. } => break,
+            Exit::Out {
+                port: kit::PORT_DONE,
+                ..
+            } => break,
             e => panic!("{e:x?}"),
         }
     }

@@ -81,12 +81,21 @@ fn run(code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> (Machi
 fn xapic_registers() -> Outcome {
     let (_, r) = run(|a| {
         xapic_on(a)?;
-        for reg in [0x20, 0x30, 0x80, 0xd0, 0xe0, 0xf0, 0x320, 0x350, 0x360, 0x370] {
+        for reg in [
+            0x20, 0x30, 0x80, 0xd0, 0xe0, 0xf0, 0x320, 0x350, 0x360, 0x370,
+        ] {
             a.mov(eax, dword_ptr(r15 + reg))?;
             kit::result(a)?;
         }
         // Written and read back, with reserved bits.
-        for (reg, v) in [(0x80, 0x1_2345u32), (0xd0, 0x1200_0034), (0xe0, 0x1fff_ffff), (0x320, 0xffff_ffff), (0x3e0, 0xffff_ffff), (0x310, 0xab00_0000)] {
+        for (reg, v) in [
+            (0x80, 0x1_2345u32),
+            (0xd0, 0x1200_0034),
+            (0xe0, 0x1fff_ffff),
+            (0x320, 0xffff_ffff),
+            (0x3e0, 0xffff_ffff),
+            (0x310, 0xab00_0000),
+        ] {
             a.mov(dword_ptr(r15 + reg), v as i32)?;
             a.mov(eax, dword_ptr(r15 + reg))?;
             kit::result(a)?;
@@ -94,9 +103,17 @@ fn xapic_registers() -> Outcome {
         Ok(())
     });
     assert_eq!((r[0], r[1] & 0xff), (0, 0x14), "id, version");
-    assert_eq!(r[2..7], [0, 0, 0xffff_ffff, 0x1ff, 0x1_0000], "TPR, LDR, DFR, SVR, LVTT");
+    assert_eq!(
+        r[2..7],
+        [0, 0, 0xffff_ffff, 0x1ff, 0x1_0000],
+        "TPR, LDR, DFR, SVR, LVTT"
+    );
     // (With V_TPR only the class of TPR is sure to be kept.)
-    assert_eq!((r[10] | 5, r[11], r[12]), (0x45, 0x1200_0000, 0x1fff_ffff), "TPR, LDR, DFR");
+    assert_eq!(
+        (r[10] | 5, r[11], r[12]),
+        (0x45, 0x1200_0000, 0x1fff_ffff),
+        "TPR, LDR, DFR"
+    );
     assert_eq!(r[13] & !0x7_10ff, 0, "LVTT's reserved bits {:x}", r[13]);
     assert_eq!((r[14], r[15]), (0xb, 0xab00_0000), "TDCR, ICR2");
     Ok(())
@@ -193,8 +210,15 @@ fn disabled_apic_has_no_page() -> Outcome {
         matches!(e, Exit::Read { .. })
     });
     // User space serves it; or, as in-tree KVM's quirk has it, there is a hole.
-    let served = seen == [Exit::Read { gpa: 0xfee0_0020, len: 4 }] && r == [0x0403_0201];
-    assert!(served || (seen.is_empty() && r == [u32::MAX]), "{seen:x?} {r:x?}");
+    let served =
+        seen == [Exit::Read {
+            gpa: 0xfee0_0020,
+            len: 4,
+        }] && r == [0x0403_0201];
+    assert!(
+        served || (seen.is_empty() && r == [u32::MAX]),
+        "{seen:x?} {r:x?}"
+    );
     Ok(())
 }
 
@@ -240,7 +264,10 @@ fn self_ipi_by_icr() -> Outcome {
     let (m, _) = run(|a| {
         x2apic_on(a)?;
         a.sti()?;
-        for (i, icr) in [0x4050u64, 0x8_4051, 0x4_4052, 0x1_0000_4853].iter().enumerate() {
+        for (i, icr) in [0x4050u64, 0x8_4051, 0x4_4052, 0x1_0000_4853]
+            .iter()
+            .enumerate()
+        {
             kit::wrmsr(a, 0x830, *icr)?;
             await_count(a, 0x50 + i as u8, 1)?;
         }
@@ -344,7 +371,10 @@ fn nested_priority() -> Outcome {
         a.pop(rax)?;
         a.iretq()
     })?;
-    m.ram.put(kit::IDT + 16 * 0x60, &kit::gate(handler, kit::SEL_CODE64, 0x8e, true));
+    m.ram.put(
+        kit::IDT + 16 * 0x60,
+        &kit::gate(handler, kit::SEL_CODE64, 0x8e, true),
+    );
     assert_eq!(m.cpu().results(), [0, 1, 0x60, 0], "0x65, 0x71, PPR");
     assert_eq!(m.log(), [0x71, 0x65]);
     Ok(())
@@ -417,7 +447,10 @@ fn timer_deadline() -> Outcome {
         }
         Ok(())
     });
-    assert!(r.iter().all(|v| *v == 0), "IA32_TSC_DEADLINE is 0 when it has fired: {r:x?}");
+    assert!(
+        r.iter().all(|v| *v == 0),
+        "IA32_TSC_DEADLINE is 0 when it has fired: {r:x?}"
+    );
     assert_eq!(m.log().len(), 5);
     Ok(())
 }
@@ -498,7 +531,11 @@ fn timer_wakes_hlt() -> Outcome {
             }
             Ok(())
         });
-        assert!(m.log().len() >= 3 && m.log().iter().all(|v| *v == 0x45), "{:?}", m.log());
+        assert!(
+            m.log().len() >= 3 && m.log().iter().all(|v| *v == 0x45),
+            "{:?}",
+            m.log()
+        );
     }
     Ok(())
 }
@@ -539,11 +576,24 @@ fn lint0_extint_and_fixed() -> Outcome {
         kit::done(a)
     })?;
     m.cpu().run().expect("run");
-    assert_eq!(m.cpu().page().ready_for_interrupt_injection, 0, "LINT0 is masked");
+    assert_eq!(
+        m.cpu().page().ready_for_interrupt_injection,
+        0,
+        "LINT0 is masked"
+    );
     m.cpu().run().expect("run");
-    assert_eq!((m.cpu().page().ready_for_interrupt_injection, m.cpu().page().if_flag), (1, 1));
+    assert_eq!(
+        (
+            m.cpu().page().ready_for_interrupt_injection,
+            m.cpu().page().if_flag
+        ),
+        (1, 1)
+    );
     let mut v = 0x33u32;
-    assert_eq!(rkvm_l1::sys::with(m.cpu().raw(), rkvm_l1::sys::INTERRUPT, &mut v), Ok(0));
+    assert_eq!(
+        rkvm_l1::sys::with(m.cpu().raw(), rkvm_l1::sys::INTERRUPT, &mut v),
+        Ok(0)
+    );
     assert_eq!(m.cpu().results(), [1]);
     Ok(())
 }
@@ -566,13 +616,23 @@ fn lint1_nmi() -> Outcome {
     assert_eq!(nmi(&m), Ok(0));
     let r = m.cpu().run().expect("run");
     // In split mode the ioctl is the NMI itself; what the LVT says is user space's business.
-    let first = if let Exit::Out { port: kit::PORT_RESULT, data, .. } = r { data[0] } else { panic!("{r:x?}") };
+    let first = if let Exit::Out {
+        port: kit::PORT_RESULT,
+        data,
+        ..
+    } = r
+    {
+        data[0]
+    } else {
+        panic!("{r:x?}")
+    };
     assert!(first <= 1);
     if first == 0 {
         m.cpu().run().expect("run");
         assert_eq!(nmi(&m), Ok(0));
     }
-    m.cpu().run_with(|_, e| matches!(e, Exit::Out { port: 0x50, .. }));
+    m.cpu()
+        .run_with(|_, e| matches!(e, Exit::Out { port: 0x50, .. }));
     assert!(m.count(2) >= 1);
     Ok(())
 }
@@ -626,7 +686,9 @@ fn pending_interrupt_is_kept() -> Outcome {
     n.cpu().fd.set_sregs(&m.cpu().fd.get_sregs()?)?;
     n.cpu().fd.set_regs(&m.cpu().fd.get_regs()?)?;
     n.cpu().fd.set_lapic(&l)?;
-    n.cpu().fd.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE })?;
+    n.cpu().fd.set_mp_state(kvm_mp_state {
+        mp_state: KVM_MP_STATE_RUNNABLE,
+    })?;
     n.cpu().results();
     assert_eq!(n.log(), [0x61]);
     Ok(())

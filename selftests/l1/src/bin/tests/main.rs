@@ -6,8 +6,8 @@ mod harness;
 
 mod code;
 mod events;
-mod ioeventfd;
 mod ioctls;
+mod ioeventfd;
 mod lapic;
 mod memory;
 mod msi;

@@ -111,7 +111,10 @@ fn slot_arguments() -> Outcome {
         ("address is no page", m.region(1, 0, gpa + 8, len, hva)),
         ("host address is no page", m.region(1, 0, gpa, len, hva + 8)),
         ("wraps", m.region(1, 0, u64::MAX - 0xfff, 0x2000, hva)),
-        ("host address is the kernel's", m.region(1, 0, gpa, len, 0xffff_8880_0000_0000)),
+        (
+            "host address is the kernel's",
+            m.region(1, 0, gpa, len, 0xffff_8880_0000_0000),
+        ),
         ("flags", m.region(1, 4, gpa, len, hva)),
         ("flags", m.region(1, 1 << 31, gpa, len, hva)),
         ("slot number", m.region(32764, 0, gpa, len, hva)),
@@ -122,9 +125,21 @@ fn slot_arguments() -> Outcome {
         assert_eq!(r, Err(EINVAL), "{what}");
     }
     assert_eq!(m.region(1, 0, gpa, len, hva), Ok(0));
-    assert_eq!(m.region(1, 0, gpa, len / 2, hva), Err(EINVAL), "a slot does not change its size");
-    assert_eq!(m.region(1, 0, gpa, len, hva + 0x1000), Err(EINVAL), "nor its host address");
-    assert_eq!(m.region(1, KVM_MEM_READONLY, gpa, len, hva), Err(EINVAL), "nor whether it is read-only");
+    assert_eq!(
+        m.region(1, 0, gpa, len / 2, hva),
+        Err(EINVAL),
+        "a slot does not change its size"
+    );
+    assert_eq!(
+        m.region(1, 0, gpa, len, hva + 0x1000),
+        Err(EINVAL),
+        "nor its host address"
+    );
+    assert_eq!(
+        m.region(1, KVM_MEM_READONLY, gpa, len, hva),
+        Err(EINVAL),
+        "nor whether it is read-only"
+    );
     assert_eq!(m.region(1, 0, gpa, 0, hva), Ok(0));
     assert_eq!(m.region(1, 0, gpa, 0, hva), Err(EINVAL), "it is gone");
     assert_eq!(m.region(32763, 0, gpa, len, hva), Ok(0), "the last slot");
@@ -142,13 +157,20 @@ fn slot_region2() -> Outcome {
         userspace_addr: r.addr(),
         ..Default::default()
     };
-    assert_eq!(sys::with(m.raw(), sys::SET_USER_MEMORY_REGION2, &mut s), Ok(0));
+    assert_eq!(
+        sys::with(m.raw(), sys::SET_USER_MEMORY_REGION2, &mut s),
+        Ok(0)
+    );
     if m.vm.check_extension_raw(KVM_CAP_GUEST_MEMFD.into()) == 0 {
         s.slot = 2;
         s.guest_phys_addr += 0x100_0000;
         s.flags = 4;
         s.guest_memfd = m.raw() as u32;
-        assert_eq!(sys::with(m.raw(), sys::SET_USER_MEMORY_REGION2, &mut s), Err(EINVAL), "no guest_memfd");
+        assert_eq!(
+            sys::with(m.raw(), sys::SET_USER_MEMORY_REGION2, &mut s),
+            Err(EINVAL),
+            "no guest_memfd"
+        );
     }
     Ok(())
 }
@@ -158,12 +180,26 @@ fn slot_overlap() -> Outcome {
     let r = Ram::anon(0x1000_0000, 0x10_0000);
     let (gpa, hva) = (r.gpa, r.addr());
     assert_eq!(m.region(1, 0, gpa, 0x4000, hva), Ok(0));
-    for (at, len) in [(gpa, 0x4000u64), (gpa + 0x3000, 0x1000), (gpa - 0x1000, 0x2000), (gpa + 0x1000, 0x1000), (gpa - 0x1000, 0x8000)] {
+    for (at, len) in [
+        (gpa, 0x4000u64),
+        (gpa + 0x3000, 0x1000),
+        (gpa - 0x1000, 0x2000),
+        (gpa + 0x1000, 0x1000),
+        (gpa - 0x1000, 0x8000),
+    ] {
         assert_eq!(m.region(2, 0, at, len, hva), Err(EEXIST), "{at:x} {len:x}");
     }
-    assert_eq!(m.region(2, 0, gpa + 0x4000, 0x1000, hva), Ok(0), "side by side");
+    assert_eq!(
+        m.region(2, 0, gpa + 0x4000, 0x1000, hva),
+        Ok(0),
+        "side by side"
+    );
     assert_eq!(m.region(3, 0, gpa - 0x1000, 0x1000, hva), Ok(0));
-    assert_eq!(m.region(2, 0, gpa + 0x3000, 0x1000, hva), Err(EEXIST), "moved onto another");
+    assert_eq!(
+        m.region(2, 0, gpa + 0x3000, 0x1000, hva),
+        Err(EEXIST),
+        "moved onto another"
+    );
     // A slot may move onto itself.
     assert_eq!(m.region(2, 0, gpa + 0x8000, 0x1000, hva), Ok(0));
     assert_eq!(m.region(1, 0, gpa + 0x1000, 0x4000, hva), Ok(0));
@@ -175,7 +211,11 @@ fn slot_count() -> Outcome {
     let r = Ram::anon(0x1000_0000, 0x1000);
     let n = 400;
     for i in 0..n {
-        assert_eq!(m.region(1 + i, 0, r.gpa + 0x2000 * u64::from(i), 0x1000, r.addr()), Ok(0), "{i}");
+        assert_eq!(
+            m.region(1 + i, 0, r.gpa + 0x2000 * u64::from(i), 0x1000, r.addr()),
+            Ok(0),
+            "{i}"
+        );
     }
     for i in (0..n).step_by(3) {
         assert_eq!(m.region(1 + i, 0, 0, 0, 0), Ok(0), "{i}");
@@ -192,25 +232,44 @@ fn slot_delete_and_move() -> Outcome {
     assert_eq!(read(c, r.gpa), 0x1111);
     let (gpa, hva) = (r.gpa, r.addr());
     let region = |slot, at, len| {
-        let mut s = kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr: at, memory_size: len, userspace_addr: hva };
+        let mut s = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: at,
+            memory_size: len,
+            userspace_addr: hva,
+        };
         sys::with(m.vm.as_raw_fd(), sys::SET_USER_MEMORY_REGION, &mut s)
     };
     assert_eq!(region(1, gpa, 0), Ok(0));
-    assert_eq!(access(c, gpa, None), Ok(Exit::Read { gpa, len: 4 }), "deleted");
+    assert_eq!(
+        access(c, gpa, None),
+        Ok(Exit::Read { gpa, len: 4 }),
+        "deleted"
+    );
     c.answer(&[1, 2, 3, 4]);
     assert_eq!(value(c.run()), 0x0403_0201);
     assert_eq!(region(1, gpa, 0x4000), Ok(0));
     assert_eq!(read(c, gpa), 0x1111, "there again");
     assert_eq!(region(1, gpa + 0x10_0000, 0x4000), Ok(0));
     assert_eq!(read(c, gpa + 0x10_0000), 0x1111, "moved");
-    assert!(matches!(access(c, gpa, None), Ok(Exit::Read { .. })), "and not where it was");
+    assert!(
+        matches!(access(c, gpa, None), Ok(Exit::Read { .. })),
+        "and not where it was"
+    );
     Ok(())
 }
 
 fn slot_flags_change() -> Outcome {
     let mut m = probe();
     let r = Ram::anon(0x1000_0000, 0x4000);
-    for flags in [0, KVM_MEM_LOG_DIRTY_PAGES, 0, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_LOG_DIRTY_PAGES] {
+    for flags in [
+        0,
+        KVM_MEM_LOG_DIRTY_PAGES,
+        0,
+        KVM_MEM_LOG_DIRTY_PAGES,
+        KVM_MEM_LOG_DIRTY_PAGES,
+    ] {
         assert_eq!(m.slot(1, &r, flags), Ok(0));
         write(m.cpu(), r.gpa, flags + 7);
         assert_eq!(r.u32(r.gpa), flags + 7);
@@ -228,7 +287,14 @@ fn slot_aliases() -> Outcome {
     assert_eq!(read(m.cpu(), 0x2000_0010), 5);
     // Page by page in the opposite order.
     for i in 0..4 {
-        m.region(3 + i, 0, 0x3000_0000 + 0x1000 * u64::from(i), 0x1000, r.addr() + 0x1000 * u64::from(3 - i)).expect("slot");
+        m.region(
+            3 + i,
+            0,
+            0x3000_0000 + 0x1000 * u64::from(i),
+            0x1000,
+            r.addr() + 0x1000 * u64::from(3 - i),
+        )
+        .expect("slot");
     }
     write(m.cpu(), 0x3000_3010, 6);
     assert_eq!(read(m.cpu(), 0x1000_0010), 6);
@@ -243,11 +309,20 @@ fn read_only_slot() -> Outcome {
     r.set32(gpa, 0x77);
     assert_eq!(read(m.cpu(), gpa), 0x77);
     for _ in 0..2 {
-        assert_eq!(access(m.cpu(), gpa, Some(0x1234)), Ok(Exit::Write { gpa, data: vec![0x34, 0x12, 0, 0] }));
+        assert_eq!(
+            access(m.cpu(), gpa, Some(0x1234)),
+            Ok(Exit::Write {
+                gpa,
+                data: vec![0x34, 0x12, 0, 0]
+            })
+        );
         assert_eq!(value(m.cpu().run()), 0x77, "it is as it was");
     }
     // Written first, before any read.
-    assert!(matches!(access(m.cpu(), gpa + 0x1000, Some(1)), Ok(Exit::Write { .. })));
+    assert!(matches!(
+        access(m.cpu(), gpa + 0x1000, Some(1)),
+        Ok(Exit::Write { .. })
+    ));
     m.cpu().run().expect("run");
     assert_eq!(r.u32(gpa + 0x1000), 0);
     // Memory that this process cannot write is good enough.
@@ -257,13 +332,20 @@ fn read_only_slot() -> Outcome {
     unsafe { libc::mprotect(ro.at(0), 0x1000, libc::PROT_READ) };
     m.slot(2, &ro, KVM_MEM_READONLY).expect("slot");
     assert_eq!(read(m.cpu(), ro.gpa), 9);
-    assert!(matches!(access(m.cpu(), ro.gpa, Some(1)), Ok(Exit::Write { .. })));
+    assert!(matches!(
+        access(m.cpu(), ro.gpa, Some(1)),
+        Ok(Exit::Write { .. })
+    ));
     Ok(())
 }
 
 fn dirty(m: &Machine, slot: u32, pages: usize) -> Vec<usize> {
-    let bits = m.vm.get_dirty_log(slot, pages * 4096).expect("KVM_GET_DIRTY_LOG");
-    (0..pages).filter(|i| bits[i / 64] >> (i % 64) & 1 == 1).collect()
+    let bits =
+        m.vm.get_dirty_log(slot, pages * 4096)
+            .expect("KVM_GET_DIRTY_LOG");
+    (0..pages)
+        .filter(|i| bits[i / 64] >> (i % 64) & 1 == 1)
+        .collect()
 }
 
 fn dirty_log_is_exact() -> Outcome {
@@ -366,7 +448,11 @@ fn dirty_log_under_writers() -> Outcome {
                     // As of now at the earliest: what is written later is for the next log.
                     seen[p as usize] = snapshot(p);
                 } else if over {
-                    assert_eq!(snapshot(p), seen[p as usize], "page {p}: a write that no log shows");
+                    assert_eq!(
+                        snapshot(p),
+                        seen[p as usize],
+                        "page {p}: a write that no log shows"
+                    );
                 }
             }
             rounds += 1;
@@ -388,13 +474,23 @@ fn dirty_log_switched_on_again() -> Outcome {
     write(m.cpu(), r.gpa, 1);
     m.slot(1, &r, 0).expect("slot");
     write(m.cpu(), r.gpa + 0x1000, 1);
-    assert_eq!(m.vm.get_dirty_log(1, 0x4_0000).map_err(|e| e.errno()), Err(libc::ENOENT));
+    assert_eq!(
+        m.vm.get_dirty_log(1, 0x4_0000).map_err(|e| e.errno()),
+        Err(libc::ENOENT)
+    );
     m.slot(1, &r, KVM_MEM_LOG_DIRTY_PAGES).expect("slot");
     assert!(dirty(&m, 1, 64).is_empty());
     write(m.cpu(), r.gpa + 0x2000, 1);
     assert_eq!(dirty(&m, 1, 64), [2]);
     // A moved slot keeps its log's length and starts anew.
-    m.region(1, KVM_MEM_LOG_DIRTY_PAGES, r.gpa + 0x10_0000, 0x4_0000, r.addr()).expect("move");
+    m.region(
+        1,
+        KVM_MEM_LOG_DIRTY_PAGES,
+        r.gpa + 0x10_0000,
+        0x4_0000,
+        r.addr(),
+    )
+    .expect("move");
     write(m.cpu(), r.gpa + 0x10_3000, 1);
     assert!(dirty(&m, 1, 64).contains(&3));
     Ok(())
@@ -416,7 +512,11 @@ fn munmap_faults() -> Outcome {
         assert!(faulted(&e, at), "{e:x?}");
         // SAFETY: as above, mapped anew.
         unsafe { remap(&r, 0x5000) };
-        assert_eq!(value(m.cpu().run()), w.unwrap_or(0), "there is memory again");
+        assert_eq!(
+            value(m.cpu().run()),
+            w.unwrap_or(0),
+            "there is memory again"
+        );
         // SAFETY: as above.
         unsafe { libc::munmap(r.at(0x5000), 0x1000) };
     }
@@ -430,7 +530,16 @@ fn munmap_faults() -> Outcome {
 unsafe fn remap(r: &Ram, off: usize) {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
     // SAFETY: the caller's promise.
-    let p = unsafe { libc::mmap(r.at(off), 0x1000, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    let p = unsafe {
+        libc::mmap(
+            r.at(off),
+            0x1000,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            -1,
+            0,
+        )
+    };
     assert_eq!(p, r.at(off));
 }
 
@@ -464,7 +573,11 @@ fn madvise_dontneed() -> Outcome {
         write(m.cpu(), r.gpa + 0x1000 * i, 1 + i as u32);
         // SAFETY: our own mapping.
         unsafe { libc::madvise(r.at(0), r.len(), libc::MADV_DONTNEED) };
-        assert_eq!(read(m.cpu(), r.gpa + 0x1000 * i), 0, "the page is a new one");
+        assert_eq!(
+            read(m.cpu(), r.gpa + 0x1000 * i),
+            0,
+            "the page is a new one"
+        );
         r.set32(r.gpa + 0x1000 * i, 77);
         assert_eq!(read(m.cpu(), r.gpa + 0x1000 * i), 77);
     }
@@ -481,7 +594,13 @@ fn mremap_under_guest() -> Outcome {
     // The page goes elsewhere; another takes its place.
     // SAFETY: pages of our own mappings.
     unsafe {
-        let p = libc::mremap(r.at(0x5000), 0x1000, 0x1000, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, other.at(0));
+        let p = libc::mremap(
+            r.at(0x5000),
+            0x1000,
+            0x1000,
+            libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+            other.at(0),
+        );
         assert_eq!(p, other.at(0));
         remap(&r, 0x5000);
     }
@@ -525,7 +644,14 @@ fn file_shared() -> Outcome {
     assert_eq!(other.u32(0x3004), 0x55);
     // A hole punched in the file is zeroes for the guest.
     // SAFETY: no pointers.
-    let e = unsafe { libc::fallocate(fd, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, 0x3000, 0x1000) };
+    let e = unsafe {
+        libc::fallocate(
+            fd,
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+            0x3000,
+            0x1000,
+        )
+    };
     assert_eq!(e, 0);
     assert_eq!(read(m.cpu(), r.gpa + 0x3004), 0);
     Ok(())
@@ -597,7 +723,9 @@ fn huge_pages() -> Outcome {
         return skip("hugetlbfs");
     }
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
-    let Ok(r) = Ram::map(0x4000_0000, 0x80_0000, flags, -1) else { return skip("huge pages") };
+    let Ok(r) = Ram::map(0x4000_0000, 0x80_0000, flags, -1) else {
+        return skip("huge pages");
+    };
     let mut m = probe();
     m.slot(1, &r, 0).expect("slot");
     sweep(&mut m, &r);
@@ -625,7 +753,13 @@ fn same_page_merging() -> Outcome {
         read(m.cpu(), r.gpa + 0x1000 * i);
     }
     std::fs::write(format!("{ksm}run"), "1")?;
-    let shared = || std::fs::read_to_string(format!("{ksm}pages_sharing")).ok()?.trim().parse::<u32>().ok();
+    let shared = || {
+        std::fs::read_to_string(format!("{ksm}pages_sharing"))
+            .ok()?
+            .trim()
+            .parse::<u32>()
+            .ok()
+    };
     for _ in 0..400 {
         if shared().is_some_and(|n| n > 100) {
             break;
@@ -637,7 +771,10 @@ fn same_page_merging() -> Outcome {
     assert!(n.is_some_and(|n| n > 100), "{n:?} pages were merged");
     // A write parts one from the others, for the guest and for us.
     write(m.cpu(), r.gpa + 0x5000, 1);
-    assert_eq!((r.u32(r.gpa + 0x5000), r.u32(r.gpa + 0x6000)), (1, 0x5a5a_5a5a));
+    assert_eq!(
+        (r.u32(r.gpa + 0x5000), r.u32(r.gpa + 0x6000)),
+        (1, 0x5a5a_5a5a)
+    );
     assert_eq!(read(m.cpu(), r.gpa + 0x6000), 0x5a5a_5a5a);
     Ok(())
 }
@@ -708,10 +845,21 @@ fn userfaultfd() -> Outcome {
     if fd < 0 {
         return skip("userfaultfd");
     }
-    assert!(sys::with(fd, 0xc018_aa3f, &mut Api(0xaa, 0, 0)).is_ok(), "UFFDIO_API");
+    assert!(
+        sys::with(fd, 0xc018_aa3f, &mut Api(0xaa, 0, 0)).is_ok(),
+        "UFFDIO_API"
+    );
     let mut m = probe();
     let r = Ram::anon(0x1000_0000, 0x10_0000);
-    assert!(sys::with(fd, 0xc020_aa00, &mut Register(r.addr(), r.len() as u64, 1, 0)).is_ok(), "UFFDIO_REGISTER");
+    assert!(
+        sys::with(
+            fd,
+            0xc020_aa00,
+            &mut Register(r.addr(), r.len() as u64, 1, 0)
+        )
+        .is_ok(),
+        "UFFDIO_REGISTER"
+    );
     m.slot(1, &r, 0).expect("slot");
     let (addr, len) = (r.addr(), r.len() as u64);
     let server = std::thread::spawn(move || {
@@ -735,7 +883,9 @@ fn userfaultfd() -> Outcome {
             assert_eq!(read(m.cpu(), at + 4), i + 1);
         }
     }
-    server.join().map_err(|_| Stop::Fail("the server failed".into()))
+    server
+        .join()
+        .map_err(|_| Stop::Fail("the server failed".into()))
 }
 
 /// After fork both have the page; the guest's writes go to its own process's copy.
@@ -821,7 +971,9 @@ fn invalidate_while_running() -> Outcome {
             })
             .collect();
         let mut seed = 1u64;
-        while left.load(std::sync::atomic::Ordering::Acquire) > 0 && !workers.iter().all(|w| w.is_finished()) {
+        while left.load(std::sync::atomic::Ordering::Acquire) > 0
+            && !workers.iter().all(|w| w.is_finished())
+        {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let page = (seed >> 33) as usize % 1000;
             let n = 1 + (seed >> 50) as usize % 24;
@@ -829,15 +981,26 @@ fn invalidate_while_running() -> Outcome {
             // SAFETY: pages that only the guest uses; there always is something mapped for it to write to.
             unsafe {
                 match seed >> 60 {
-                    0..=7 => drop(libc::madvise(r.at(page * 4096), n * 4096, libc::MADV_DONTNEED)),
+                    0..=7 => drop(libc::madvise(
+                        r.at(page * 4096),
+                        n * 4096,
+                        libc::MADV_DONTNEED,
+                    )),
                     8..=11 => remap(&r, page * 4096),
                     12 => drop(libc::madvise(r.at(0), r.len(), libc::MADV_HUGEPAGE)),
                     13 => drop(libc::madvise(r.at(0), r.len(), libc::MADV_NOHUGEPAGE)),
-                    _ => drop(libc::madvise(r.at(page * 4096), n * 4096, libc::MADV_PAGEOUT)),
+                    _ => drop(libc::madvise(
+                        r.at(page * 4096),
+                        n * 4096,
+                        libc::MADV_PAGEOUT,
+                    )),
                 }
             }
         }
-        workers.into_iter().map(|w| w.join().expect("vCPU")).collect::<Vec<_>>()
+        workers
+            .into_iter()
+            .map(|w| w.join().expect("vCPU"))
+            .collect::<Vec<_>>()
     });
     assert_eq!(results, [[0], [0]], "a page that is not its own");
     Ok(())

@@ -48,14 +48,26 @@ fn waiter(vector: u8, n: i32, hlt: bool) -> Result<Machine, IcedError> {
 }
 
 fn msi(m: &Machine, address: u32, data: u32) -> Result<i32, i32> {
-    let mut s = kvm_msi { address_lo: address, data, ..Default::default() };
+    let mut s = kvm_msi {
+        address_lo: address,
+        data,
+        ..Default::default()
+    };
     sys::with(m.raw(), sys::SIGNAL_MSI, &mut s)
 }
 
 /// A route of `gsi` to an MSI.
 pub fn route(gsi: u32, data: u32) -> kvm_irq_routing_entry {
-    let mut e = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
-    e.u.msi = kvm_irq_routing_msi { address_lo: 0xfee0_0000, data, ..Default::default() };
+    let mut e = kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        ..Default::default()
+    };
+    e.u.msi = kvm_irq_routing_msi {
+        address_lo: 0xfee0_0000,
+        data,
+        ..Default::default()
+    };
     e
 }
 
@@ -65,8 +77,20 @@ pub fn routes(m: &Machine, entries: &[kvm_irq_routing_entry]) -> Result<i32, i32
     m.vm.set_gsi_routing(&r).map(|()| 0).map_err(|e| e.errno())
 }
 
-fn irqfd(m: &Machine, e: &Event, gsi: u32, flags: u32, resample: Option<&Event>) -> Result<i32, i32> {
-    let mut i = kvm_irqfd { fd: e.0 as u32, gsi, flags, resamplefd: resample.map_or(0, |r| r.0 as u32), ..Default::default() };
+fn irqfd(
+    m: &Machine,
+    e: &Event,
+    gsi: u32,
+    flags: u32,
+    resample: Option<&Event>,
+) -> Result<i32, i32> {
+    let mut i = kvm_irqfd {
+        fd: e.0 as u32,
+        gsi,
+        flags,
+        resamplefd: resample.map_or(0, |r| r.0 as u32),
+        ..Default::default()
+    };
     sys::with(m.raw(), sys::IRQFD, &mut i)
 }
 
@@ -76,8 +100,17 @@ fn signal_msi() -> Outcome {
     assert_eq!(msi(&m, 0xfee0_0000, 0x61), Ok(1));
     m.cpu().results();
     assert_eq!(m.log(), [0x61]);
-    let mut s = kvm_msi { address_lo: 0xfee0_0000, data: 0x61, flags: 1 << 5, ..Default::default() };
-    assert_eq!(sys::with(m.raw(), sys::SIGNAL_MSI, &mut s), Err(EINVAL), "flags");
+    let mut s = kvm_msi {
+        address_lo: 0xfee0_0000,
+        data: 0x61,
+        flags: 1 << 5,
+        ..Default::default()
+    };
+    assert_eq!(
+        sys::with(m.raw(), sys::SIGNAL_MSI, &mut s),
+        Err(EINVAL),
+        "flags"
+    );
     Ok(())
 }
 
@@ -118,7 +151,11 @@ fn msi_destinations() -> Outcome {
     let mut took = Vec::new();
     for c in &mut m.cpus {
         let l = c.fd.get_lapic()?;
-        took.push([0x41u32, 0x42, 0x43].map(|v| l.regs[(0x200 + (v / 32) * 16 + v % 32 / 8) as usize] as u8 >> (v % 8) & 1));
+        took.push(
+            [0x41u32, 0x42, 0x43].map(|v| {
+                l.regs[(0x200 + (v / 32) * 16 + v % 32 / 8) as usize] as u8 >> (v % 8) & 1
+            }),
+        );
     }
     assert_eq!(took, [[0, 1, 1], [1, 0, 1], [0, 1, 1]]);
     for c in &mut m.cpus {
@@ -172,17 +209,37 @@ fn routing_arguments() -> Outcome {
     let mut e = route(5, 0x41);
     e.type_ = 99;
     assert_eq!(routes(&m, &[e]), Err(EINVAL), "no such type");
-    assert_eq!(routes(&m, &[route(4096, 0x41)]), Err(EINVAL), "GSIs end at 4095");
+    assert_eq!(
+        routes(&m, &[route(4096, 0x41)]),
+        Err(EINVAL),
+        "GSIs end at 4095"
+    );
     assert_eq!(routes(&m, &[route(4095, 0x41)]), Ok(0));
-    assert_eq!(routes(&m, &[route(5, 0x41), route(5, 0x42)]), Err(EINVAL), "two MSIs of one GSI");
+    assert_eq!(
+        routes(&m, &[route(5, 0x41), route(5, 0x42)]),
+        Err(EINVAL),
+        "two MSIs of one GSI"
+    );
     let mut e = route(5, 0x41);
     e.flags = 1 << 9;
     assert_eq!(routes(&m, &[e]), Err(EINVAL), "flags");
-    let mut head = kvm_irq_routing { nr: 4097, flags: 0, ..Default::default() };
-    assert_eq!(sys::with(m.raw(), sys::SET_GSI_ROUTING, &mut head), Err(EINVAL), "too many");
+    let mut head = kvm_irq_routing {
+        nr: 4097,
+        flags: 0,
+        ..Default::default()
+    };
+    assert_eq!(
+        sys::with(m.raw(), sys::SET_GSI_ROUTING, &mut head),
+        Err(EINVAL),
+        "too many"
+    );
     head.nr = 0;
     head.flags = 1;
-    assert_eq!(sys::with(m.raw(), sys::SET_GSI_ROUTING, &mut head), Err(EINVAL), "flags");
+    assert_eq!(
+        sys::with(m.raw(), sys::SET_GSI_ROUTING, &mut head),
+        Err(EINVAL),
+        "flags"
+    );
     Ok(())
 }
 
@@ -192,7 +249,10 @@ fn routing_and_irq_line() -> Outcome {
     routes(&m, &[route(9, 0x70), route(10, 0x71)]).expect("routes");
     let fd = m.raw();
     let line = |gsi, level| {
-        let mut l = kvm_irq_level { level, ..Default::default() };
+        let mut l = kvm_irq_level {
+            level,
+            ..Default::default()
+        };
         l.__bindgen_anon_1.irq = gsi;
         sys::with(fd, sys::IRQ_LINE, &mut l)
     };
@@ -210,7 +270,10 @@ fn routing_and_irq_line() -> Outcome {
         let t = s.spawn(move || cpus[0].results());
         let mut sent = 0;
         while !t.is_finished() && sys::now() < deadline {
-            let mut l = kvm_irq_level { level: 1, ..Default::default() };
+            let mut l = kvm_irq_level {
+                level: 1,
+                ..Default::default()
+            };
             l.__bindgen_anon_1.irq = 9;
             sent += sys::with(fd, sys::IRQ_LINE, &mut l).map_or(0, |_| 1);
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -225,14 +288,26 @@ fn irqfd_arguments() -> Outcome {
     let m = Machine::new(Mode::Long, kit::done)?;
     let (e, r) = (Event::new(), Event::new());
     assert_eq!(irqfd(&m, &e, 4, 1 << 7, None), Err(EINVAL), "flags");
-    let mut bad = kvm_irqfd { fd: u32::MAX, gsi: 4, ..Default::default() };
+    let mut bad = kvm_irqfd {
+        fd: u32::MAX,
+        gsi: 4,
+        ..Default::default()
+    };
     assert_eq!(sys::with(m.raw(), sys::IRQFD, &mut bad), Err(EBADF));
     bad.fd = m.raw() as u32;
-    assert_eq!(sys::with(m.raw(), sys::IRQFD, &mut bad), Err(EINVAL), "no eventfd");
+    assert_eq!(
+        sys::with(m.raw(), sys::IRQFD, &mut bad),
+        Err(EINVAL),
+        "no eventfd"
+    );
     assert_eq!(irqfd(&m, &e, 4, 0, None), Ok(0));
     assert_eq!(irqfd(&m, &e, 5, 0, None), Err(EBUSY), "one GSI an eventfd");
     assert_eq!(irqfd(&m, &e, 4, KVM_IRQFD_FLAG_DEASSIGN, None), Ok(0));
-    assert_eq!(irqfd(&m, &e, 4, KVM_IRQFD_FLAG_DEASSIGN, None), Ok(0), "none is no error");
+    assert_eq!(
+        irqfd(&m, &e, 4, KVM_IRQFD_FLAG_DEASSIGN, None),
+        Ok(0),
+        "none is no error"
+    );
     // Resampling is for level-triggered pins of an IOAPIC in the kernel, of which there is none.
     let resample = irqfd(&m, &e, 4, KVM_IRQFD_FLAG_RESAMPLE, Some(&r));
     assert!(matches!(resample, Err(EINVAL) | Ok(0)), "{resample:?}");
@@ -332,7 +407,14 @@ fn irqfd_resample() -> Outcome {
     e.signal();
     m.cpu().run_with(|_, e| matches!(e, Exit::Eoi { .. }));
     assert_eq!(m.count(0x62), 1);
-    irqfd(&m, &e, 7, KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE, Some(&r)).expect("deassign");
+    irqfd(
+        &m,
+        &e,
+        7,
+        KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE,
+        Some(&r),
+    )
+    .expect("deassign");
     Ok(())
 }
 

@@ -46,14 +46,23 @@ fn guest_reads_and_writes() -> Outcome {
     })?;
     let r = m.cpu().results();
     for (i, (msr, v)) in values.iter().enumerate() {
-        assert_eq!(u64::from(r[2 * i]) | u64::from(r[2 * i + 1]) << 32, *v, "{msr:#x}");
+        assert_eq!(
+            u64::from(r[2 * i]) | u64::from(r[2 * i + 1]) << 32,
+            *v,
+            "{msr:#x}"
+        );
         assert_eq!(m.cpu().msr(*msr), Some(*v), "{msr:#x} by ioctl");
     }
     Ok(())
 }
 
 fn guest_faults() -> Outcome {
-    for (msr, v) in [(0xc000_0082u32, 1u64 << 63), (0xc000_0080, 1 << 20), (0x277, 2), (0x1b, 1 << 63), (0x4000_1234, 0)] {
+    for (msr, v) in [
+        (0xc000_0080u32, 1u64 << 20),
+        (0x277, 2),
+        (0x1b, 1 << 63),
+        (0x4000_1234, 0),
+    ] {
         let mut m = Machine::new(Mode::Long, |a| {
             let mut after = a.create_label();
             kit::expect64(a, after)?;
@@ -149,8 +158,15 @@ fn unknown_to_user_space() -> Outcome {
     assert_eq!(
         seen,
         [
-            Exit::Rdmsr { index: MSR, reason: KVM_MSR_EXIT_REASON_UNKNOWN },
-            Exit::Wrmsr { index: MSR, data: 0x1122_3344_5566_7788, reason: KVM_MSR_EXIT_REASON_UNKNOWN }
+            Exit::Rdmsr {
+                index: MSR,
+                reason: KVM_MSR_EXIT_REASON_UNKNOWN
+            },
+            Exit::Wrmsr {
+                index: MSR,
+                data: 0x1122_3344_5566_7788,
+                reason: KVM_MSR_EXIT_REASON_UNKNOWN
+            }
         ]
     );
     assert_eq!(r, [0x0102_0304, 0xaabb_ccdd, 0x900d, 0]);
@@ -171,9 +187,17 @@ fn user_space_refuses() -> Outcome {
 }
 
 fn filter(m: &Machine, flags: u32, ranges: &[(u32, u32, &[u8])]) {
-    let mut f = kvm_msr_filter { flags, ..Default::default() };
+    let mut f = kvm_msr_filter {
+        flags,
+        ..Default::default()
+    };
     for (i, (access, base, bits)) in ranges.iter().enumerate() {
-        f.ranges[i] = kvm_msr_filter_range { flags: *access, nmsrs: bits.len() as u32 * 8, base: *base, bitmap: bits.as_ptr().cast_mut() };
+        f.ranges[i] = kvm_msr_filter_range {
+            flags: *access,
+            nmsrs: bits.len() as u32 * 8,
+            base: *base,
+            bitmap: bits.as_ptr().cast_mut(),
+        };
     }
     assert_eq!(sys::with(m.raw(), sys::X86_SET_MSR_FILTER, &mut f), Ok(0));
 }
@@ -181,7 +205,12 @@ fn filter(m: &Machine, flags: u32, ranges: &[(u32, u32, &[u8])]) {
 /// Reads and writes LSTAR and CSTAR; results: how many #GP there were after each.
 fn star_guest() -> Machine {
     Machine::new(Mode::Long, |a| {
-        for (msr, write) in [(0xc000_0082u32, false), (0xc000_0082, true), (0xc000_0083, false), (0xc000_0083, true)] {
+        for (msr, write) in [
+            (0xc000_0082u32, false),
+            (0xc000_0082, true),
+            (0xc000_0083, false),
+            (0xc000_0083, true),
+        ] {
             let mut after = a.create_label();
             kit::expect64(a, after)?;
             a.mov(ecx, msr)?;
@@ -203,7 +232,14 @@ fn star_guest() -> Machine {
 fn filter_denies() -> Outcome {
     // LSTAR: not to be written. CSTAR: not to be read. Both are passed through otherwise.
     let mut m = star_guest();
-    filter(&m, 0, &[(KVM_MSR_FILTER_WRITE, 0xc000_0082, &[0xfe]), (KVM_MSR_FILTER_READ, 0xc000_0083, &[0xfe])]);
+    filter(
+        &m,
+        0,
+        &[
+            (KVM_MSR_FILTER_WRITE, 0xc000_0082, &[0xfe]),
+            (KVM_MSR_FILTER_READ, 0xc000_0083, &[0xfe]),
+        ],
+    );
     assert_eq!(m.cpu().results(), [0, 1, 2, 2]);
     // User space's own access is not filtered.
     assert!(m.cpu().set_msr(0xc000_0082, 0x1000));
@@ -217,13 +253,37 @@ fn filter_denies() -> Outcome {
 
 fn filter_to_user_space() -> Outcome {
     let mut m = star_guest();
-    assert_eq!(enable(m.raw(), KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER.into()), Ok(0));
-    filter(&m, 0, &[(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, 0xc000_0082, &[0xfe])]);
+    assert_eq!(
+        enable(
+            m.raw(),
+            KVM_CAP_X86_USER_SPACE_MSR,
+            KVM_MSR_EXIT_REASON_FILTER.into()
+        ),
+        Ok(0)
+    );
+    filter(
+        &m,
+        0,
+        &[(
+            KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
+            0xc000_0082,
+            &[0xfe],
+        )],
+    );
     let mut n = 0;
     let r = m.cpu().run_with(|c, e| {
         n += 1;
         c.answer_msr(0, false);
-        matches!(e, Exit::Rdmsr { index: 0xc000_0082, reason: KVM_MSR_EXIT_REASON_FILTER } | Exit::Wrmsr { index: 0xc000_0082, .. })
+        matches!(
+            e,
+            Exit::Rdmsr {
+                index: 0xc000_0082,
+                reason: KVM_MSR_EXIT_REASON_FILTER
+            } | Exit::Wrmsr {
+                index: 0xc000_0082,
+                ..
+            }
+        )
     });
     assert_eq!((n, r), (2, vec![0, 0, 0, 0]));
     Ok(())
@@ -242,7 +302,11 @@ fn filter_of_bases() -> Outcome {
         kit::count(a, 13)?;
         kit::done(a)
     })?;
-    filter(&m, 1, &[(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, 0x18, &[0xff])]);
+    filter(
+        &m,
+        1,
+        &[(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, 0x18, &[0xff])],
+    );
     assert_eq!(m.cpu().results(), [0, 0, 1]);
     Ok(())
 }

@@ -113,7 +113,10 @@ fn ioctls_while_running() -> Outcome {
                 // Of the VM: at once. Of the vCPU: when it is out.
                 assert_eq!(sys::with(m.raw(), sys::GET_CLOCK, &mut clock), Ok(0));
                 let mut regs = kvm_regs::default();
-                assert!(matches!(sys::with(fd, sys::GET_REGS, &mut regs), Ok(0) | Err(libc::EINTR)));
+                assert!(matches!(
+                    sys::with(fd, sys::GET_REGS, &mut regs),
+                    Ok(0) | Err(libc::EINTR)
+                ));
                 assert!(done.load(Ordering::Acquire) || (CODE..CODE + 0x100).contains(&regs.rip));
             }
         });
@@ -194,7 +197,17 @@ fn signal_mask() -> Outcome {
         libc::sigaddset(&mut set, libc::SIGUSR2);
         libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
     }
-    assert_eq!(sys::with(m.cpu().raw(), sys::SET_SIGNAL_MASK, &mut Mask { len: 8, set: [0; 8] }), Ok(0));
+    assert_eq!(
+        sys::with(
+            m.cpu().raw(),
+            sys::SET_SIGNAL_MASK,
+            &mut Mask {
+                len: 8,
+                set: [0; 8]
+            }
+        ),
+        Ok(0)
+    );
     sys::kick(sys::tid(), libc::SIGUSR2);
     for _ in 0..3 {
         // It stays pending, as the thread's own mask holds it back.
@@ -220,7 +233,9 @@ fn hlt_is_interrupted() -> Outcome {
         assert!(sys::now() - before > 50_000_000, "it waited");
     });
     assert_eq!(m.cpu().fd.get_mp_state()?.mp_state, KVM_MP_STATE_HALTED);
-    m.cpu().fd.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE })?;
+    m.cpu().fd.set_mp_state(kvm_mp_state {
+        mp_state: KVM_MP_STATE_RUNNABLE,
+    })?;
     m.cpu().results();
     Ok(())
 }
@@ -244,7 +259,13 @@ fn slots_change_while_running() -> Outcome {
     m.slot(1, &r, 0).expect("slot");
     let (vm, cpus) = (&m.vm, &mut m.cpus);
     let region = |flags, at, len| {
-        let mut s = kvm_userspace_memory_region { slot: 1, flags, guest_phys_addr: at, memory_size: len, userspace_addr: r.addr() };
+        let mut s = kvm_userspace_memory_region {
+            slot: 1,
+            flags,
+            guest_phys_addr: at,
+            memory_size: len,
+            userspace_addr: r.addr(),
+        };
         sys::with(vm.as_raw_fd(), sys::SET_USER_MEMORY_REGION, &mut s)
     };
     std::thread::scope(|s| {
@@ -284,7 +305,10 @@ fn munmap_while_running() -> Outcome {
             ms(10);
             drop(r);
             let e = t.join().expect("vCPU");
-            assert!(matches!(e, Err(libc::EFAULT) | Ok(Exit::MemoryFault { .. })), "{e:x?}");
+            assert!(
+                matches!(e, Err(libc::EFAULT) | Ok(Exit::MemoryFault { .. })),
+                "{e:x?}"
+            );
         });
     }
     Ok(())
@@ -294,7 +318,11 @@ fn routes_change_while_signalled() -> Outcome {
     let m = Machine::new(Mode::Long, kit::done)?;
     let e = sys::Event::new();
     crate::msi::routes(&m, &[crate::msi::route(7, 0x62)]).expect("routes");
-    let mut i = kvm_irqfd { fd: e.0 as u32, gsi: 7, ..Default::default() };
+    let mut i = kvm_irqfd {
+        fd: e.0 as u32,
+        gsi: 7,
+        ..Default::default()
+    };
     assert_eq!(sys::with(m.raw(), sys::IRQFD, &mut i), Ok(0));
     let done = AtomicBool::new(false);
     std::thread::scope(|s| {
@@ -316,7 +344,11 @@ fn irqfd_races_with_vm_close() -> Outcome {
         let m = Machine::new(Mode::Long, kit::done)?;
         let e = sys::Event::new();
         crate::msi::routes(&m, &[crate::msi::route(7, 0x62)]).expect("routes");
-        let mut i = kvm_irqfd { fd: e.0 as u32, gsi: 7, ..Default::default() };
+        let mut i = kvm_irqfd {
+            fd: e.0 as u32,
+            gsi: 7,
+            ..Default::default()
+        };
         assert_eq!(sys::with(m.raw(), sys::IRQFD, &mut i), Ok(0));
         let done = AtomicBool::new(false);
         std::thread::scope(|s| {
@@ -419,7 +451,11 @@ fn thread_exits_while_others_run() -> Outcome {
         a.jmp(again)
     })?;
     for _ in 0..30 {
-        std::thread::scope(|s| s.spawn(|| m.cpus[0].run().expect("run")).join().expect("thread"));
+        std::thread::scope(|s| {
+            s.spawn(|| m.cpus[0].run().expect("run"))
+                .join()
+                .expect("thread")
+        });
     }
     assert_eq!(m.cpu().fd.get_regs()?.rbx, (0..29).sum::<u64>());
     Ok(())
@@ -546,7 +582,11 @@ fn cpu_hotplug() -> Outcome {
             std::fs::write(path, "0").expect("offline");
             let before = m.ram.u64(kit::DATA);
             ms(50);
-            assert_ne!(m.ram.u64(kit::DATA), before, "it runs on the processor that is left");
+            assert_ne!(
+                m.ram.u64(kit::DATA),
+                before,
+                "it runs on the processor that is left"
+            );
             // A VM can be made while one processor is away.
             drop(Machine::with(Mode::Long, Irqchip::Split, 1));
             std::fs::write(path, "1").expect("online");

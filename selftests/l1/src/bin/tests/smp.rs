@@ -48,8 +48,15 @@ fn together(m: &mut Machine) -> Vec<u32> {
                     tell.send(sys::tid()).expect("a listener");
                     while !over.load(Ordering::Acquire) {
                         match c.run() {
-                            Ok(rkvm_l1::Exit::Out { port: kit::PORT_DONE, .. }) => break,
-                            Ok(rkvm_l1::Exit::Out { port: kit::PORT_FAULT, data, .. }) => panic!("exception {data:?} on another CPU"),
+                            Ok(rkvm_l1::Exit::Out {
+                                port: kit::PORT_DONE,
+                                ..
+                            }) => break,
+                            Ok(rkvm_l1::Exit::Out {
+                                port: kit::PORT_FAULT,
+                                data,
+                                ..
+                            }) => panic!("exception {data:?} on another CPU"),
                             Ok(_) | Err(libc::EINTR | libc::EAGAIN) => {}
                             Err(e) => panic!("KVM_RUN: errno {e}"),
                         }
@@ -81,7 +88,9 @@ fn await_word(a: &mut CodeAssembler, at: u64, v: i32) -> Result<(), IcedError> {
 }
 
 /// Makes CPU 1 wait for INIT, in real mode, and its start-up code say so at DATA.
-fn with_trampoline(code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Result<Machine, IcedError> {
+fn with_trampoline(
+    code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Result<Machine, IcedError> {
     let mut m = Machine::with(Mode::Long, Irqchip::Split, 1);
     m.code(CODE, 64, code)?;
     m.mode = Mode::Real;
@@ -169,7 +178,7 @@ fn init_resets() -> Outcome {
     together(&mut m);
     let r = m.cpus[1].fd.get_regs()?;
     assert_eq!((r.rbx, r.r15), (0, 0));
-    assert_eq!(r.rdx >> 8 & 0xff != 0, true, "the CPU's signature is in EDX");
+    assert!(r.rdx >> 8 & 0xff != 0, "the CPU's signature is in EDX");
     Ok(())
 }
 
@@ -226,7 +235,10 @@ fn init_stops_a_running_cpu() -> Outcome {
         r
     });
     assert_eq!(r, [0]);
-    assert_eq!(m.cpus[1].fd.get_mp_state()?.mp_state, KVM_MP_STATE_INIT_RECEIVED);
+    assert_eq!(
+        m.cpus[1].fd.get_mp_state()?.mp_state,
+        KVM_MP_STATE_INIT_RECEIVED
+    );
     Ok(())
 }
 
@@ -261,7 +273,12 @@ fn receiver(m: &Machine, x2apic: bool, hlt: bool) -> Result<(), IcedError> {
     Ok(())
 }
 
-fn ipi(cpus: usize, x2apic: bool, hlt: bool, code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Result<(Machine, Vec<u32>), IcedError> {
+fn ipi(
+    cpus: usize,
+    x2apic: bool,
+    hlt: bool,
+    code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Result<(Machine, Vec<u32>), IcedError> {
     let mut m = Machine::with(Mode::Long, Irqchip::Split, cpus);
     receiver(&m, x2apic, hlt)?;
     m.code(CODE, 64, |a| {
@@ -394,7 +411,10 @@ fn ipi_ping_pong() -> Outcome {
             a.nop()?;
             a.set_label(&mut wait)?;
             a.pause()?;
-            a.cmp(dword_ptr(kit::COUNTS + 4 * if i == 0 { 0x62 } else { 0x61 }), ebx)?;
+            a.cmp(
+                dword_ptr(kit::COUNTS + 4 * if i == 0 { 0x62 } else { 0x61 }),
+                ebx,
+            )?;
             a.jbe(wait)?;
             a.inc(ebx)?;
             if i == 0 {
@@ -457,7 +477,11 @@ fn shoot_down() -> Outcome {
     })?;
     m.code(CODE, 64, |a| {
         for i in 1..=20 {
-            let (page, value) = if i % 2 == 0 { (0x3_1000, 111) } else { (0x3_2000, 222) };
+            let (page, value) = if i % 2 == 0 {
+                (0x3_1000, 111)
+            } else {
+                (0x3_2000, 222)
+            };
             a.mov(dword_ptr(pt), page | 7)?;
             a.mov(dword_ptr(DATA), i)?;
             await_word(a, DATA + 4, i)?;
@@ -476,7 +500,10 @@ fn shoot_down() -> Outcome {
 fn tlb_after_slot_change() -> Outcome {
     let mut m = Machine::with(Mode::Long, Irqchip::Split, 1);
     let at = 0x1000_0000u64;
-    let rams = [rkvm_l1::ram::Ram::anon(at, 0x1000), rkvm_l1::ram::Ram::anon(at, 0x1000)];
+    let rams = [
+        rkvm_l1::ram::Ram::anon(at, 0x1000),
+        rkvm_l1::ram::Ram::anon(at, 0x1000),
+    ];
     rams[0].set32(at, 1);
     rams[1].set32(at, 2);
     m.code(CODE, 64, |a| {
@@ -506,7 +533,13 @@ fn tlb_after_slot_change() -> Outcome {
         for i in 0..50 {
             let r = &rams[(i + 1) % 2];
             for len in [0, 0x1000] {
-                let mut s = kvm_userspace_memory_region { slot: 1, flags: 0, guest_phys_addr: at, memory_size: len, userspace_addr: r.addr() };
+                let mut s = kvm_userspace_memory_region {
+                    slot: 1,
+                    flags: 0,
+                    guest_phys_addr: at,
+                    memory_size: len,
+                    userspace_addr: r.addr(),
+                };
                 assert_eq!(sys::with(fd, sys::SET_USER_MEMORY_REGION, &mut s), Ok(0));
             }
             // Two turns of the loop later, what it has read was read after the change.

@@ -70,7 +70,9 @@ fn tsc_is_one_for_all_vcpus() -> Outcome {
     for i in 0..60 {
         let c = &mut m.cpus[i % 2];
         let mut half = || match c.run() {
-            Ok(rkvm_l1::Exit::Out { data, .. }) => u64::from(u32::from_le_bytes(data[..4].try_into().expect("4 bytes"))),
+            Ok(rkvm_l1::Exit::Out { data, .. }) => {
+                u64::from(u32::from_le_bytes(data[..4].try_into().expect("4 bytes")))
+            }
             e => panic!("{e:x?}"),
         };
         let now = half() | half() << 32;
@@ -94,7 +96,10 @@ fn tsc_by_ioctl() -> Outcome {
     let guest = u64::from(r[0]) | u64::from(r[1]) << 32;
     let after = m.cpu().msr(0x10).expect("the TSC");
     // A few seconds of it at the most.
-    assert!((t..t + (1 << 36)).contains(&guest) && (guest..t + (1 << 36)).contains(&after), "{guest:x} {after:x}");
+    assert!(
+        (t..t + (1 << 36)).contains(&guest) && (guest..t + (1 << 36)).contains(&after),
+        "{guest:x} {after:x}"
+    );
     Ok(())
 }
 
@@ -120,8 +125,15 @@ fn page(m: &Machine, gpa: u64) -> Page {
 
 /// Nanoseconds at `tsc`.
 fn at(p: &Page, tsc: u64) -> u64 {
-    let d = u128::from(tsc - p.tsc);
-    let d = if p.shift < 0 { d >> -p.shift } else { d << p.shift };
+    // Modulo 2^64: the clock may have begun before this vCPU's TSC was 0.
+    let d = tsc.wrapping_sub(p.tsc);
+    assert!(d < 1 << 62, "the TSC is {tsc:#x}, before {p:x?}");
+    let d = u128::from(d);
+    let d = if p.shift < 0 {
+        d >> -p.shift
+    } else {
+        d << p.shift
+    };
     p.system + (d * u128::from(p.mul) >> 32) as u64
 }
 
@@ -154,7 +166,10 @@ fn clock_page() -> Outcome {
     let p = page(&m, gpa);
     let now = at(&p, m.ram.u64(DATA));
     let slack = 2_000_000;
-    assert!(before <= now + slack && now <= after + slack, "{before} {now} {after}");
+    assert!(
+        before <= now + slack && now <= after + slack,
+        "{before} {now} {after}"
+    );
     Ok(())
 }
 
@@ -163,7 +178,10 @@ fn clock_page_follows_set_clock() -> Outcome {
     let mut m = reader(gpa);
     m.cpu().run().expect("run");
     let t = 7_000_000_000_000;
-    m.vm.set_clock(&kvm_clock_data { clock: t, ..Default::default() })?;
+    m.vm.set_clock(&kvm_clock_data {
+        clock: t,
+        ..Default::default()
+    })?;
     m.cpu().run().expect("run");
     let p = page(&m, gpa);
     let now = at(&p, m.ram.u64(DATA));
@@ -210,9 +228,14 @@ fn wall_clock() -> Outcome {
     let (version, sec) = (m.ram.u32(wall), u64::from(m.ram.u32(wall + 4)));
     assert!(version % 2 == 0 && version > 0);
     // The wall clock is the time of day at which system time was 0.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)?
+        .as_secs();
     let up = m.vm.get_clock()?.clock / 1_000_000_000;
-    assert!((sec + up).abs_diff(now) <= 3, "{sec} + {up}, and it is {now}");
+    assert!(
+        (sec + up).abs_diff(now) <= 3,
+        "{sec} + {up}, and it is {now}"
+    );
     Ok(())
 }
 
@@ -243,6 +266,9 @@ fn clock_advances_with_the_host() -> Outcome {
     m.cpu().run().expect("run");
     let (host2, guest2) = (sys::now(), at(&page(&m, gpa), m.ram.u64(DATA)));
     let (h, g) = (host2 - host, guest2 - guest);
-    assert!(g.abs_diff(h) < h / 10 + 20_000_000, "host {h} ns, guest {g} ns");
+    assert!(
+        g.abs_diff(h) < h / 10 + 20_000_000,
+        "host {h} ns, guest {g} ns"
+    );
     Ok(())
 }
