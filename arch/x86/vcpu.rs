@@ -60,6 +60,9 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) features: GuestFeatures,
     /// MSRs that live in the model.
     pub(crate) msrs: MsrState,
+    /// CR3 and the PDPTEs that user space gave for it; shown again as long as CR3 stays the same.
+    /// The processor reads those in memory.
+    pub(crate) pdptes: Option<(u64, [u64; 4])>,
     /// IA32_XSS
     pub(crate) xss: u64,
     /// TSC_AUX
@@ -137,6 +140,7 @@ impl<B: Backend> Vcpu<B> {
                 &host.msr,
                 !vm.quirk_disabled(crate::bindings::KVM_X86_QUIRK_STUFF_FEATURE_MSRS),
             ),
+            pdptes: None,
             xss: 0,
             tsc_aux: 0,
             dr: [0; 4],
@@ -262,6 +266,7 @@ impl<B: Backend> Vcpu<B> {
         self.hw.set_gdtr(&table);
         self.hw.set_idtr(&table);
         self.dr = [0; 4];
+        self.pdptes = None;
         self.hw.set_dr6(0xffff_0ff0);
         self.hw.set_dr7(0x400);
         self.dr_live = false;

@@ -148,6 +148,7 @@ pub(super) fn get_sregs<B: Backend>(v: &Vcpu<B>) -> rb::kvm_sregs {
 /// `KVM_SET_SREGS`
 pub(super) fn set_sregs<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, s: &rb::kvm_sregs) -> Result {
     set_common(ctx, s)?;
+    ctx.vcpu.pdptes = None;
     let mut words = s.interrupt_bitmap.iter().zip(0u8..);
     if let Some((word, index)) = words.find(|(w, _)| **w != 0) {
         let vector = index * 64 + (word.trailing_zeros() & 63) as u8;
@@ -234,7 +235,11 @@ pub(super) fn get_sregs2<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) -> rb::kvm_sregs
         // is what is in force.
         let view = ctx.vm.memory.read();
         let mut bytes = [0; 32];
-        if view.read(c.cr3 & PDPT_ADDRESS, &mut bytes).is_ok() {
+        let given = ctx.vcpu.pdptes.filter(|(cr3, _)| *cr3 == c.cr3);
+        if let Some((_, pdptes)) = given {
+            out.pdptrs = pdptes;
+            out.flags |= u64::from(rb::KVM_SREGS2_FLAGS_PDPTRS_VALID);
+        } else if view.read(c.cr3 & PDPT_ADDRESS, &mut bytes).is_ok() {
             for (to, from) in out.pdptrs.iter_mut().zip(bytes.chunks_exact(8)) {
                 *to = from.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
             }
@@ -274,7 +279,10 @@ pub(super) fn set_sregs2<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, s: &rb::kvm_sreg
     old.cr8 = s.cr8;
     old.efer = s.efer;
     old.apic_base = s.apic_base;
-    set_common(ctx, &old)
+    set_common(ctx, &old)?;
+    let valid = s.flags & u64::from(rb::KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0;
+    ctx.vcpu.pdptes = valid.then_some((s.cr3, s.pdptrs));
+    Ok(())
 }
 
 /// `KVM_GET_DEBUGREGS`
