@@ -67,6 +67,8 @@ impl<T: Fd> Table<T> {
         f(&arc)
     }
 
+    /// # Safety
+    /// For the kernel to call, as the C prototype says.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
         // SAFETY: The kernel calls this on an open file only, whose private data `open` set.
         match unsafe { Self::with(file, |this| T::ioctl(this, cmd, arg)) } {
@@ -75,6 +77,8 @@ impl<T: Fd> Table<T> {
         }
     }
 
+    /// # Safety
+    /// For the kernel to call, as the C prototype says.
     unsafe extern "C" fn mmap(
         file: *mut bindings::file,
         vma: *mut bindings::vm_area_struct,
@@ -88,6 +92,8 @@ impl<T: Fd> Table<T> {
         }
     }
 
+    /// # Safety
+    /// For the kernel to call, as the C prototype says.
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: The kernel calls this once, when the last reference of the file goes; the private
         // data is the reference that the file owns.
@@ -185,6 +191,8 @@ impl<T: Node> DeviceNode<T> {
         ..Table::<T>::OPS
     };
 
+    /// # Safety
+    /// For the kernel to call, as the C prototype says.
     unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         match T::open() {
             Ok(object) => {

@@ -105,6 +105,8 @@ impl<T: NotifierOps> Notifier<T> {
         unsafe { &(*kernel::container_of!(field, Self, notifier)).ops }
     }
 
+    /// # Safety
+    /// For the kernel to call, as the C prototype says.
     unsafe extern "C" fn release(
         notifier: *mut kbindings::mmu_notifier,
         _mm: *mut kbindings::mm_struct,
@@ -113,6 +115,8 @@ impl<T: NotifierOps> Notifier<T> {
         unsafe { Self::ops(notifier) }.release();
     }
 
+    /// # Safety
+    /// For the kernel to call, as the C prototype says.
     unsafe extern "C" fn clear_young(
         notifier: *mut kbindings::mmu_notifier,
         _mm: *mut kbindings::mm_struct,
@@ -123,6 +127,8 @@ impl<T: NotifierOps> Notifier<T> {
         unsafe { Self::ops(notifier) }.age(start..end, true)
     }
 
+    /// # Safety
+    /// For the kernel to call, as the C prototype says.
     unsafe extern "C" fn test_young(
         notifier: *mut kbindings::mmu_notifier,
         _mm: *mut kbindings::mm_struct,
@@ -132,6 +138,8 @@ impl<T: NotifierOps> Notifier<T> {
         unsafe { Self::ops(notifier) }.age(address..address.saturating_add(1), false)
     }
 
+    /// # Safety
+    /// For the kernel to call, as the C prototype says.
     unsafe extern "C" fn invalidate_range_start(
         notifier: *mut kbindings::mmu_notifier,
         range: *const kbindings::mmu_notifier_range,
@@ -143,6 +151,8 @@ impl<T: NotifierOps> Notifier<T> {
         0
     }
 
+    /// # Safety
+    /// For the kernel to call, as the C prototype says.
     unsafe extern "C" fn invalidate_range_end(
         notifier: *mut kbindings::mmu_notifier,
         range: *const kbindings::mmu_notifier_range,

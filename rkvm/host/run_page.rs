@@ -6,7 +6,7 @@
 
 use crate::bindings as rb;
 use kernel::{
-    alloc::flags::{__GFP_ZERO, GFP_KERNEL_ACCOUNT},
+    alloc::flags::{GFP_KERNEL_ACCOUNT, __GFP_ZERO},
     mm::virt::VmaNew,
     page::{Page, PAGE_SIZE},
     prelude::*,
@@ -97,7 +97,7 @@ impl SharedPage {
     pub(crate) fn map_all(pages: &[&SharedPage], vma: &VmaNew) -> Result {
         let len = vma.end() - vma.start();
         // SAFETY: The VMA is new and ours for the time of the call.
-        let offset = unsafe { (*vma.as_ptr()).vm_pgoff } as usize;
+        let offset = unsafe { (*vma.as_ptr()).vm_pgoff };
         let count = len / PAGE_SIZE;
         let wanted = offset
             .checked_add(count)

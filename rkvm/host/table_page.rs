@@ -45,8 +45,8 @@ impl TablePage {
         let table = Self { page, order };
         if empty != 0 {
             // SAFETY: The pages are ours and mapped in the kernel's direct map.
-            let at: *mut AtomicU64 =
-                unsafe { bindings::rkvm_mm_page_address(page.as_ptr()) }.cast();
+            let at = unsafe { bindings::rkvm_mm_page_address(page.as_ptr()) };
+            let at: *mut AtomicU64 = at.cast();
             // SAFETY: As long as the allocation, zeroed by it, and shared with nobody.
             for entry in unsafe { core::slice::from_raw_parts(at, entries(order)) } {
                 entry.store(empty, Ordering::Relaxed);

@@ -76,7 +76,7 @@ pub(super) fn set_fpu<B: Backend>(v: &mut Vcpu<B>, f: &rb::kvm_fpu) -> Result {
     };
     let mut area = KVVec::new();
     area.extend_from_slice(v.fpu.bytes(), GFP_KERNEL_ACCOUNT)?;
-    new.to_area(&mut area, MXCSR_MASK)
+    new.store(&mut area, MXCSR_MASK)
         .map_err(|_| trace::refuse(EINVAL, c"MXCSR has reserved bits set"))?;
     v.fpu.set_bytes(&area);
     Ok(())

@@ -424,7 +424,7 @@ impl TimeInfo {
     }
 
     /// The structure, little-endian, with `version`.
-    pub fn to_bytes(&self, version: u32) -> [u8; Self::SIZE] {
+    pub fn to_bytes(self, version: u32) -> [u8; Self::SIZE] {
         let flags = if self.stable { STABLE } else { 0 } | if self.stopped { STOPPED } else { 0 };
         let mut out = [0; Self::SIZE];
         out[0..4].copy_from_slice(&version.to_le_bytes());

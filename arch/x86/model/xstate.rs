@@ -305,7 +305,7 @@ impl Fpu {
     ///
     /// # Errors
     /// [`Invalid::Size`] if it is shorter than 512 bytes.
-    pub fn to_area(&self, area: &mut [u8], mxcsr_mask: u32) -> Result<(), Invalid> {
+    pub fn store(&self, area: &mut [u8], mxcsr_mask: u32) -> Result<(), Invalid> {
         if area.len() < LEGACY_BYTES {
             return Err(Invalid::Size);
         }

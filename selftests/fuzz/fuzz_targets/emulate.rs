@@ -39,7 +39,7 @@ impl Input<'_> {
             3 => 0xffff_ffff - n,
             4 => 0xffff - n,
             5 => 0x0000_8000_0000_0000 - n,
-            6 => n << 12 | u64::from(b) << 4,
+            6 => (n << 12) | (u64::from(b) << 4),
             _ => u64::from_le_bytes(std::array::from_fn(|_| self.u8())),
         }
     }

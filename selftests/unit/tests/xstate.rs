@@ -171,7 +171,7 @@ proptest! {
 
         let mut out = bytes.clone();
         out[..416].fill(0);
-        fpu.to_area(&mut out, u32::MAX).unwrap();
+        fpu.store(&mut out, u32::MAX).unwrap();
         let mut want = bytes.clone();
         want[5] = 0;
         want[28..32].fill(0);
@@ -179,11 +179,11 @@ proptest! {
         prop_assert_eq!(&out, &want);
         prop_assert_eq!(Fpu::from_area(&out), Ok(fpu));
 
-        fpu.to_area(&mut out, 0xffff).unwrap();
+        fpu.store(&mut out, 0xffff).unwrap();
         prop_assert_eq!(Fpu::from_area(&out).unwrap().mxcsr, fpu.mxcsr & 0xffff);
         // An FXSAVE image has no header; a shorter one is none.
-        prop_assert!(fpu.to_area(&mut out[..512], 0xffff).is_ok());
-        prop_assert_eq!(fpu.to_area(&mut out[..511], 0xffff), Err(Invalid::Size));
+        prop_assert!(fpu.store(&mut out[..512], 0xffff).is_ok());
+        prop_assert_eq!(fpu.store(&mut out[..511], 0xffff), Err(Invalid::Size));
         prop_assert_eq!(Fpu::from_area(&out[..415]), Err(Invalid::Size));
     }
 

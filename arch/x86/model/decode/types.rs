@@ -72,6 +72,7 @@ pub enum DecodeError {
 
 /// The last of F2 and F3 that stands before an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names, reason = "the prefixes' own names")]
 pub enum Rep {
     /// Neither.
     None,
