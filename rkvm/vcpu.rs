@@ -37,6 +37,11 @@ use kernel::{
     sync::{Arc, SetOnce},
 };
 
+/// How often the guest is entered in one section at the most. A pending interrupt of the host ends a
+/// section at once, but only if the guest gets as far as taking it: what fails before that, again and
+/// again, must not keep the CPU.
+const STREAK: u32 = 256;
+
 /// What is under a vCPU's lock.
 struct Inner<F: Family> {
     vcpu: F::Vcpu,
@@ -269,7 +274,7 @@ impl<F: Family> Vcpu<F> {
     /// Enters the guest until something has to be done outside of the section.
     #[inline]
     fn section(ctx: &mut Ctx<'_, F>, view: &crate::memory::View<'_>) -> Option<F::Exit> {
-        loop {
+        for _ in 0..STREAK {
             let requests = ctx.core.kick.take();
             if requests & kick::FLUSH_TLB != 0 {
                 F::flush_tlb(ctx);
@@ -279,6 +284,7 @@ impl<F: Family> Vcpu<F> {
                 Step::Leave(exit) => return exit,
             }
         }
+        None
     }
 }
 

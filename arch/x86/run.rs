@@ -240,7 +240,9 @@ fn quick<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Entered {
             }
             None => Step::Leave(Some(Slow::Exit(Exit::Hlt))),
         },
-        Exit::Stage2Fault { gpa, access } => {
+        // An entry that is not there takes the slow way; so does one that still does not do.
+        Exit::Stage2Fault { gpa, access } if access.present && ctx.vcpu.last_fault != gpa => {
+            ctx.vcpu.last_fault = gpa;
             if ctx
                 .vm
                 .memory

@@ -77,6 +77,8 @@ pub(crate) struct Vcpu<B: Backend> {
     host_tsc_aux: Option<u64>,
     /// Between [`Self::section_begins`] and [`Self::section_ends`].
     in_section: bool,
+    /// Where the last stage-2 fault was that was resolved on the spot.
+    pub(crate) last_fault: u64,
     /// Tables for stage-2 faults.
     pub(crate) tables: TableCache,
     /// What exits are wanted.
@@ -148,6 +150,7 @@ impl<B: Backend> Vcpu<B> {
             breakpoints: None,
             host_tsc_aux: None,
             in_section: false,
+            last_fault: u64::MAX,
             tables: TableCache::default(),
             intercepts: Intercepts {
                 hlt: true,

@@ -50,13 +50,11 @@ impl Naive {
     fn ppr(&self) -> u8 {
         let isrv = self.isr.last().copied().unwrap_or(0);
         let (tc, ic) = (self.tpr / 16, isrv / 16);
-        if tc > ic {
-            self.tpr
-        } else if tc == ic {
+        match tc.cmp(&ic) {
+            std::cmp::Ordering::Greater => self.tpr,
             // The sub-class is then either's: the TPR's here, as on most processors.
-            tc * 16 + self.tpr % 16
-        } else {
-            ic * 16
+            std::cmp::Ordering::Equal => tc * 16 + self.tpr % 16,
+            std::cmp::Ordering::Less => ic * 16,
         }
     }
     fn pending(&self) -> Option<u8> {
