@@ -312,6 +312,11 @@ fn fpu() -> Outcome {
     // 1.5 on the stack: the exponent's bias is 0x3fff.
     f.fpr[0] = [0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0x3f, 0, 0, 0, 0, 0, 0];
     f.last_opcode = 0x123;
+    // (In-tree KVM's SET_FPU does not mark the state as being in use.)
+    let mut x = m.cpu().fd.get_xsave()?;
+    x.region[128] |= 3;
+    // SAFETY: the guest's permitted state is no larger than 4 KiB.
+    unsafe { m.cpu().fd.set_xsave(&x)? };
     m.cpu().fd.set_fpu(&f)?;
     let g = m.cpu().fd.get_fpu()?;
     // (In-tree KVM does not take MXCSR from here.)
