@@ -464,7 +464,15 @@ impl HwVcpu for SvmVcpu {
 
     #[inline]
     fn enter(&mut self, gprs: &mut Gprs) {
-        while !self.run_once(gprs) {}
+        /// Exits in a row that are handled here: one for an IRET, one for a step behind it.
+        const OWN_EXITS: u32 = 16;
+        for _ in 0..OWN_EXITS {
+            if self.run_once(gprs) {
+                return;
+            }
+        }
+        // The guest makes no progress: let the host look around.
+        self.vmcb.set_exitcode(code::INTR);
     }
 
     #[inline]
