@@ -17,6 +17,9 @@ use kernel::{
 /// MXCSR bits that exist on every processor with SSE2 (FXSAVE's MXCSR_MASK).
 const MXCSR_MASK: u32 = 0xffff;
 
+/// XCR0 with x87 alone
+const XCR0_X87: u64 = 1;
+
 /// `KVM_GET_XSAVE`, `KVM_GET_XSAVE2`: at most `limit` bytes.
 pub(super) fn get<B: Backend>(v: &mut Vcpu<B>, arg: usize, limit: usize) -> Result<isize> {
     let bytes = v.fpu.bytes();
@@ -100,9 +103,12 @@ pub(super) fn set_xcrs<B: Backend>(v: &mut Vcpu<B>, x: &rb::kvm_xcrs) -> Result 
         return Err(trace::refuse(EINVAL, c"flags or count of KVM_SET_XCRS"));
     }
     if let Some(x0) = x.xcrs.iter().take(n).find(|x| x.xcr == 0) {
-        let value = sregs::xsetbv(0, x0.value, &v.features)
-            .map_err(|_| trace::refuse(EINVAL, c"XCR0 is not within the guest's CPUID"))?;
-        v.fpu.set_xcr0(value)?;
+        // x87 alone is what XCR0 is after reset, of a guest without XSAVE too.
+        if x0.value != XCR0_X87 {
+            sregs::xsetbv(0, x0.value, &v.features)
+                .map_err(|_| trace::refuse(EINVAL, c"XCR0 is not within the guest's CPUID"))?;
+        }
+        v.fpu.set_xcr0(x0.value)?;
     }
     Ok(())
 }
