@@ -18,7 +18,6 @@ use super::{
         regs::{
             efer,
             rflags,
-            vector,
             DescTable,
             Exception,
             Gpr,
@@ -41,9 +40,6 @@ use crate::{
 use kernel::prelude::*;
 
 type After = Result<Next<UserExit>>;
-
-/// DR6.BS
-const SINGLE_STEP: u64 = 1 << 14;
 
 impl<B: Backend> Vcpu<B> {
     /// The vendor whose rules the guest's instructions follow.
@@ -496,13 +492,13 @@ pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Aft
             v.pending.abandon();
             v.hw.set_interrupt_shadow(shadow.is_some());
             if trap && shadow != Some(Shadow::MovSs) {
-                single_step(v);
+                v.single_step();
             }
         }
         Ok(Outcome::Partial { trap }) => {
             v.hw.set_interrupt_shadow(false);
             if trap {
-                single_step(v);
+                v.single_step();
             }
         }
         Ok(Outcome::Retry) => {}
@@ -553,14 +549,6 @@ fn ask<B: Backend>(v: &Vcpu<B>) -> UserExit {
     }
 }
 
-fn single_step<B: Backend>(v: &mut Vcpu<B>) {
-    v.raise(Exception {
-        vector: vector::DB,
-        error: None,
-        payload: Some(SINGLE_STEP),
-    });
-}
-
 /// Operations that the emulator leaves to the vCPU.
 fn system<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, s: System, len: u8) -> After {
     let v = &mut *ctx.vcpu;
@@ -570,15 +558,15 @@ fn system<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, s: System, len
     let done = match s {
         System::Cpuid => {
             let step = run::cpuid(ctx, next);
-            return handle::finish(ctx, view, step);
+            return handle::after(ctx, view, step);
         }
         System::Rdmsr => {
             let step = run::guest_msr(ctx, false, next);
-            return handle::finish(ctx, view, step);
+            return handle::after(ctx, view, step);
         }
         System::Wrmsr => {
             let step = run::guest_msr(ctx, true, next);
-            return handle::finish(ctx, view, step);
+            return handle::after(ctx, view, step);
         }
         System::Hlt => {
             v.advance_to(next);

@@ -60,7 +60,11 @@ pub(crate) fn access_of(a: &Stage2Access) -> Access {
 }
 
 /// What became of an exit that was handled quickly after all.
-fn after(step: Step<Slow>, ctx: &mut Ctx<'_, X86<impl Backend>>, view: &View<'_>) -> After {
+pub(crate) fn after<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    view: &View<'_>,
+    step: Step<Slow>,
+) -> After {
     match step {
         Step::Again | Step::Leave(None) => REENTER,
         Step::Leave(Some(slow)) => handle(ctx, view, slow),
@@ -414,16 +418,7 @@ pub(crate) fn hypercall<B: Backend>(v: &mut Vcpu<B>) {
 /// HLT, after the emulator: see [`run::halt`].
 pub(crate) fn halt<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> After {
     let step = run::halt(ctx);
-    after(step, ctx, view)
-}
-
-/// CPUID and MSR accesses after the emulator has found the instruction's length.
-pub(crate) fn finish<B: Backend>(
-    ctx: &mut Ctx<'_, X86<B>>,
-    view: &View<'_>,
-    step: Step<Slow>,
-) -> After {
-    after(step, ctx, view)
+    after(ctx, view, step)
 }
 
 /// INIT: the application processor stops and waits for its start-up message; the bootstrap

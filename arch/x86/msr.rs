@@ -5,8 +5,8 @@
 
 use super::{
     backend::{Backend, Field, HwVcpu},
-    host::Host,
     model::{
+        cpuid::GuestFeatures,
         lapic::Effect,
         msr::{self as model, Ctx as Rules, Origin, Read, Refused, Service, Write},
         regs::{efer, Seg},
@@ -43,30 +43,36 @@ fn field(f: model::Field) -> Option<Field> {
     })
 }
 
-impl<B: Backend> Vcpu<B> {
-    fn rules<'a>(&'a self, host: &'a Host, vm: &VmState, origin: Origin) -> Rules<'a> {
-        Rules {
-            guest: &self.features,
-            host: &host.msr,
-            origin,
-            enforce_pv: self.pv.enforce,
-            platform_info: vm.platform_info(),
-            mwait_by_misc_enable: vm.quirk_disabled(rb::KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT),
-        }
+/// The circumstances of an access.
+fn rules<'a>(
+    guest: &'a GuestFeatures,
+    enforce_pv: bool,
+    vm: &VmState,
+    origin: Origin,
+) -> Rules<'a> {
+    Rules {
+        guest,
+        host: &vm.host.msr,
+        origin,
+        enforce_pv,
+        platform_info: vm.platform_info(),
+        mwait_by_misc_enable: vm.quirk_disabled(rb::KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT),
     }
+}
 
+impl<B: Backend> Vcpu<B> {
     /// Reads an MSR.
     ///
     /// # Errors
     /// [`Refused`]
     pub(crate) fn read_msr(
         &mut self,
-        host: &Host,
         vm: &VmState,
         index: u32,
         origin: Origin,
     ) -> Result<u64, Refused> {
-        let read = self.msrs.read(index, &self.rules(host, vm, origin))?;
+        let rules = rules(&self.features, self.pv.enforce, vm, origin);
+        let read = self.msrs.read(index, &rules)?;
         Ok(match read {
             Read::Value(v) => v,
             Read::Backend(f) => match f {
@@ -102,20 +108,12 @@ impl<B: Backend> Vcpu<B> {
     /// [`Refused`]; nothing has changed then.
     pub(crate) fn write_msr(
         &mut self,
-        host: &Host,
         vm: &VmState,
         index: u32,
         value: u64,
         origin: Origin,
     ) -> Result<Done, Refused> {
-        let rules = Rules {
-            guest: &self.features,
-            host: &host.msr,
-            origin,
-            enforce_pv: self.pv.enforce,
-            platform_info: vm.platform_info(),
-            mwait_by_misc_enable: vm.quirk_disabled(rb::KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT),
-        };
+        let rules = rules(&self.features, self.pv.enforce, vm, origin);
         match self.msrs.write(index, value, &rules)? {
             Write::Done | Write::DoneCpuid => {}
             Write::Backend(f, v) => match f {
@@ -226,7 +224,6 @@ pub(crate) enum Access {
 pub(crate) fn guest_access<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, write: bool) -> Access {
     use super::model::regs::Gpr;
     let vm = &ctx.vm.family;
-    let host = vm.host;
     let index = (ctx.vcpu.gprs.get(Gpr::Rcx) & 0xffff_ffff) as u32;
     if !vm.msr_allowed(index, write) {
         return vm.msr_refused(rb::KVM_MSR_EXIT_REASON_FILTER);
@@ -234,10 +231,10 @@ pub(crate) fn guest_access<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, write: bool) -
     let result = if write {
         let value = ctx.vcpu.edx_eax();
         ctx.vcpu
-            .write_msr(host, vm, index, value, Origin::Guest)
+            .write_msr(vm, index, value, Origin::Guest)
             .map(Some)
     } else {
-        ctx.vcpu.read_msr(host, vm, index, Origin::Guest).map(|v| {
+        ctx.vcpu.read_msr(vm, index, Origin::Guest).map(|v| {
             ctx.vcpu.set_edx_eax(v);
             None
         })

@@ -10,7 +10,7 @@ use super::{
     model::{
         decode::{length_of, Mnemonic},
         events::{self, is_fault, Interrupted},
-        lapic::{Effect, Irq, Source},
+        lapic::Effect,
         regs::{rflags, vector, Exception, Gpr},
     },
     msr::{self, Access},
@@ -33,7 +33,10 @@ const LEAVE: Entered = Step::Leave(None);
 pub(crate) fn apply<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, effect: Effect) -> bool {
     match effect {
         Effect::None => {}
-        Effect::Ipi(irq) => send_ipi(ctx, &irq),
+        // What became of it nobody asks: an IPI to nobody is lost in silence, as in hardware.
+        Effect::Ipi(irq) => {
+            let _ = ctx.vm.controller.send(&irq);
+        }
         Effect::Eoi(vector) => {
             if ctx.vm.controller.wants_eoi(vector) {
                 ctx.vcpu.eoi = Some(vector);
@@ -47,12 +50,6 @@ pub(crate) fn apply<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, effect: Effect) -> bo
         Effect::Identity(i) => ctx.core.shared.identity.publish(i),
     }
     false
-}
-
-fn send_ipi<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, irq: &Irq) {
-    debug_assert!(matches!(irq.source, Source::Ipi { .. }));
-    // What became of it nobody asks: an IPI to nobody is lost in silence, as in hardware.
-    let _ = ctx.vm.controller.send(irq);
 }
 
 /// Empties the inbox into the model. True if something came that is handled outside of a section

@@ -432,15 +432,20 @@ impl<B: Backend> Vcpu<B> {
         if flags & (rflags::TF | rflags::RF) != 0 {
             self.hw.set_rflags(flags & !rflags::RF);
             if flags & rflags::TF != 0 {
-                /// DR6.BS
-                const SINGLE_STEP: u64 = 1 << 14;
-                self.raise(super::model::regs::Exception {
-                    vector: super::model::regs::vector::DB,
-                    error: None,
-                    payload: Some(SINGLE_STEP),
-                });
+                self.single_step();
             }
         }
+    }
+
+    /// An instruction was done with TF set: #DB.
+    pub(crate) fn single_step(&mut self) {
+        /// DR6.BS
+        const SINGLE_STEP: u64 = 1 << 14;
+        self.raise(super::model::regs::Exception {
+            vector: super::model::regs::vector::DB,
+            error: None,
+            payload: Some(SINGLE_STEP),
+        });
     }
 
     /// Raises an exception in the guest.

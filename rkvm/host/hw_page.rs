@@ -85,3 +85,56 @@ impl<T: HwLayout> Drop for HwPage<T> {
         unsafe { bindings::rkvm_free_contiguous(self.ptr.as_ptr().cast(), size_of::<T>()) };
     }
 }
+
+/// Owned bytes in physically contiguous pages of their own, zeroed when new: for areas whose size the
+/// processor tells.
+///
+/// # Invariants
+///
+/// `ptr` is page-aligned, valid for reads and writes of `len` bytes, and owned by this object.
+pub(crate) struct HwBytes {
+    ptr: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: The object owns its pages.
+unsafe impl Send for HwBytes {}
+// SAFETY: Shared access gives shared references only.
+unsafe impl Sync for HwBytes {}
+
+impl HwBytes {
+    /// Allocates, charged to the current memory cgroup. Sleeps.
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    pub(crate) fn new(len: usize) -> Result<Self> {
+        // SAFETY: Any size may be asked for.
+        let p = unsafe { bindings::rkvm_alloc_contiguous(len) };
+        let ptr = NonNull::new(p.cast()).ok_or(ENOMEM)?;
+        // INVARIANT: Fresh pages, zeroed, at least `len` bytes.
+        Ok(Self { ptr, len })
+    }
+}
+
+impl Deref for HwBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: By the invariants.
+        unsafe { core::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for HwBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: By the invariants, and `&mut self` is exclusive.
+        unsafe { core::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for HwBytes {
+    fn drop(&mut self) {
+        // SAFETY: Allocated by `rkvm_alloc_contiguous` with the same size, and owned.
+        unsafe { bindings::rkvm_free_contiguous(self.ptr.as_ptr().cast(), self.len) };
+    }
+}

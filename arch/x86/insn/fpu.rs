@@ -9,7 +9,7 @@
 
 use super::{cpuid, ospke, osxsave, rdpkru, set_xcr0, wrpkru, xcr0};
 use crate::bindings;
-use core::ptr::NonNull;
+use crate::host::hw_page::HwBytes;
 use kernel::prelude::*;
 
 /// Components of XCR0 (SDM vol. 1, 13.1).
@@ -94,41 +94,21 @@ impl FpuCaps {
     }
 }
 
-/// An XSAVE area in pages of its own.
-///
-/// # Invariants
-///
-/// `ptr` is page-aligned, owned, and valid for `len` bytes; `len` is enough for every component of the
-/// `FpuCaps` that it was made for.
-struct XsaveArea {
-    ptr: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: Owned memory.
-unsafe impl Send for XsaveArea {}
-// SAFETY: Shared access only reads.
-unsafe impl Sync for XsaveArea {}
+/// An XSAVE area in pages of its own, large enough for every component of the `FpuCaps` that it was
+/// made for.
+struct XsaveArea(HwBytes);
 
 impl XsaveArea {
     fn new(len: usize) -> Result<Self> {
-        // SAFETY: Any size may be asked for.
-        let p = unsafe { bindings::rkvm_alloc_contiguous(len) };
-        // INVARIANT: Fresh pages.
-        Ok(Self {
-            ptr: NonNull::new(p.cast()).ok_or(ENOMEM)?,
-            len,
-        })
+        Ok(Self(HwBytes::new(len)?))
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: By the invariants; the pages were zeroed.
-        unsafe { core::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+        &self.0
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: As above, and exclusive.
-        unsafe { core::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+        &mut self.0
     }
 
     fn put(&mut self, at: usize, data: &[u8]) {
@@ -148,13 +128,6 @@ impl XsaveArea {
         let b = self.bytes().get(at..at.saturating_add(4));
         b.and_then(|b| b.try_into().ok())
             .map_or(0, u32::from_le_bytes)
-    }
-}
-
-impl Drop for XsaveArea {
-    fn drop(&mut self) {
-        // SAFETY: Allocated with this size.
-        unsafe { bindings::rkvm_free_contiguous(self.ptr.as_ptr().cast(), self.len) };
     }
 }
 
@@ -249,7 +222,7 @@ impl GuestFpu {
     }
 
     fn restore(&self) -> Result {
-        let p = self.area.ptr.as_ptr().cast();
+        let p = self.area.bytes().as_ptr().cast();
         // SAFETY: The area is large enough and aligned, by its invariants; the registers are ours
         // since `rkvm_fpu_begin`; a fault is caught.
         let err = unsafe {
@@ -274,7 +247,7 @@ impl GuestFpu {
             // The host's own value is always accepted.
             let _ = set_xcr0(self.caps.host_xcr0);
         }
-        let p = self.area.ptr.as_ptr().cast();
+        let p = self.area.bytes_mut().as_mut_ptr().cast();
         // SAFETY: As in `restore`; `load` has begun, this ends it.
         unsafe {
             match self.caps.host_xcr0 {
@@ -355,7 +328,7 @@ impl GuestFpu {
     /// is longer than the area is cut off. PKRU keeps its value if XSTATE_BV does not have it.
     /// Not in a section.
     pub(crate) fn set_bytes(&mut self, data: &[u8]) {
-        let n = data.len().min(self.area.len);
+        let n = data.len().min(self.area.bytes().len());
         if let Some(data) = data.get(..n) {
             self.area.put(0, data);
         }

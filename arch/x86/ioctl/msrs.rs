@@ -42,20 +42,15 @@ pub(super) fn transfer(
 
 /// One MSR for user space.
 pub(super) fn get<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, index: u32) -> Option<u64> {
-    ctx.vcpu
-        .read_msr(ctx.vm.family.host, &ctx.vm.family, index, Origin::Host)
-        .ok()
+    ctx.vcpu.read_msr(&ctx.vm.family, index, Origin::Host).ok()
 }
 
 /// One MSR from user space.
 pub(super) fn set<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, index: u32, value: u64) -> Option<u64> {
-    match ctx.vcpu.write_msr(
-        ctx.vm.family.host,
-        &ctx.vm.family,
-        index,
-        value,
-        Origin::Host,
-    ) {
+    match ctx
+        .vcpu
+        .write_msr(&ctx.vm.family, index, value, Origin::Host)
+    {
         Ok(Done::Done) => {}
         Ok(Done::Effect(e)) => {
             run::apply(ctx, e);
