@@ -78,6 +78,8 @@ pub(crate) struct SvmVcpu {
     cr0_cache: u64,
     /// CR4.MCE as the guest has it; the hardware's is set.
     cr4_mce: bool,
+    /// EFER.LME as the guest has it; the hardware's is clear while paging is off.
+    efer_lme: bool,
     /// The guest writes SPEC_CTRL without exits.
     spec_direct: bool,
     /// TSC_RATIO of this guest, 8.32 fixed point.
@@ -139,6 +141,7 @@ impl SvmVcpu {
             step: None,
             soft: None,
             cr0_cache: 0,
+            efer_lme: false,
             cr4_mce: false,
             spec_direct: false,
             tsc_ratio: TSC_RATIO_ONE,
@@ -150,6 +153,17 @@ impl SvmVcpu {
         v.set_cr4(0);
         v.apply_intercepts();
         Ok(v)
+    }
+
+    /// Gives the hardware EFER, with LME only where it means something: with paging on. Turning paging on
+    /// exits. QEMU's TCG does not reload the host's CR0 when a guest exits that has LME but neither paging
+    /// nor PAE.
+    fn load_efer(&mut self, v: u64) {
+        let lme = match self.efer_lme && self.vmcb.cr0() & cr0::PG != 0 {
+            true => efer::LME,
+            false => 0,
+        };
+        self.vmcb.set_efer(v & !efer::LME | lme | efer::SVME);
     }
 
     fn apply_intercepts(&mut self) {
@@ -531,6 +545,7 @@ impl HwVcpu for SvmVcpu {
         self.cr0_cache = v & (cr0::CD | cr0::NW);
         self.unchecked = true;
         self.vmcb.set_cr0(v & !(cr0::CD | cr0::NW));
+        self.load_efer(self.vmcb.efer());
         self.set_own(Own {
             cr0: self.cr0_cache != 0,
             ..self.own
@@ -568,12 +583,17 @@ impl HwVcpu for SvmVcpu {
         });
     }
     fn efer(&self) -> u64 {
-        self.vmcb.efer() & !efer::SVME
+        let v = self.vmcb.efer() & !efer::SVME;
+        match self.efer_lme {
+            true => v | efer::LME,
+            false => v,
+        }
     }
     fn set_efer(&mut self, v: u64) {
         self.flush |= (self.vmcb.efer() ^ v) & (efer::LMA | efer::NXE) != 0;
         self.unchecked = true;
-        self.vmcb.set_efer(v | efer::SVME);
+        self.efer_lme = v & efer::LME != 0;
+        self.load_efer(v);
     }
     fn cr8(&self) -> u8 {
         (self.vmcb.int_ctl().v_tpr() & 0xf) as u8

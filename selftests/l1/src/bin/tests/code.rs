@@ -45,6 +45,7 @@ tests![
     real_mode_interrupts,
     boot_path,
     leave_long_mode,
+    long_mode_enable_alone,
     control_registers,
     control_register_faults,
     cr8_and_tpr,
@@ -1882,6 +1883,44 @@ fn leave_long_mode() -> Outcome {
     assert_eq!(m.cpu().results(), [0x100, 0x900]);
     let s = m.cpu().fd.get_sregs()?;
     assert_eq!((s.cr0 & 1, s.efer, s.cs.base), (0, 0, 0x9000));
+    Ok(())
+}
+
+/// EFER.LME without paging and PAE is a legal state; the guest and user space see it as it is.
+fn long_mode_enable_alone() -> Outcome {
+    let mut m = Machine::new(Mode::Real, |a| {
+        a.mov(ecx, 0xc000_0080u32)?;
+        a.rdmsr()?;
+        kit::result(a)?;
+        a.or(eax, 0x100)?;
+        a.wrmsr()?;
+        a.xor(eax, eax)?;
+        a.rdmsr()?;
+        kit::result(a)?;
+        // Protected mode and back changes CR0, not EFER.
+        a.mov(eax, cr0)?;
+        a.or(al, 1)?;
+        a.mov(cr0, eax)?;
+        a.and(al, 0xfe)?;
+        a.mov(cr0, eax)?;
+        a.rdmsr()?;
+        kit::result(a)?;
+        // An exit that the host handles with interrupts on.
+        a.mov(eax, cr4)?;
+        a.or(eax, 0x20)?;
+        a.mov(cr4, eax)?;
+        a.rdmsr()?;
+        kit::result(a)?;
+        kit::done(a)
+    })?;
+    assert_eq!(m.cpu().results(), [0, 0x100, 0x100, 0x100]);
+    let s = m.cpu().fd.get_sregs()?;
+    assert_eq!((s.efer, s.cr0 & 0x8000_0001, s.cr4), (0x100, 0, 0x20));
+    // Without paging, LMA cannot be; LME set by user space is read back.
+    m.cpu().sregs(|s| s.efer = 0);
+    assert_eq!(m.cpu().fd.get_sregs()?.efer, 0);
+    m.cpu().sregs(|s| s.efer = 0x100);
+    assert_eq!(m.cpu().fd.get_sregs()?.efer, 0x100);
     Ok(())
 }
 
