@@ -75,7 +75,8 @@ const RULES: &[(Broken, &str)] = &[
     ),
     (|b, _| high32(b.cr0()), "CR0 has bits 63:32 set"),
     (
-        |b, l| b.efer() & efer::LMA != 0 && b.cr3().checked_shr(l.phys_bits).unwrap_or(0) != 0,
+        // Whether outside of long mode, too, is for the processor to say.
+        |b, l| b.cr3().checked_shr(l.phys_bits).unwrap_or(0) != 0,
         "CR3 has bits set beyond the physical address width",
     ),
     (|b, _| b.cr4() & CR4_MBZ != 0, "CR4 has reserved bits set"),

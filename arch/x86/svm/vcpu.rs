@@ -252,7 +252,7 @@ impl SvmVcpu {
     fn run_hardware(&mut self, gprs: &mut Gprs) -> bool {
         self.vmcb.set_rax(gprs.get(Gpr::Rax));
         self.vmcb.set_rsp(gprs.get(Gpr::Rsp));
-        let injected = self.vmcb.eventinj();
+        let (injected, ctl) = (self.vmcb.eventinj(), self.vmcb.int_ctl());
         if self.run.enter(&mut self.vmcb, gprs).is_err() {
             self.vmcb.set_exitcode(code::VMRUN_FAULT);
             self.vmcb.set_exitintinfo(EventInfo::default());
@@ -261,6 +261,12 @@ impl SvmVcpu {
         gprs.set(Gpr::Rax, self.vmcb.rax());
         gprs.set(Gpr::Rsp, self.vmcb.rsp());
         self.vmcb.set_all_clean();
+        if self.vmcb.exitcode() & code::INVALID == code::INVALID {
+            // Some have cleared what they had not loaded; without V_INTR_MASKING the next guest would
+            // not be interrupted.
+            self.vmcb.set_eventinj(injected);
+            self.vmcb.set_int_ctl(ctl);
+        }
         if self.vmcb.exitcode() == code::EXCP + u64::from(vector::MC) {
             insn::machine_check();
         }

@@ -19,6 +19,7 @@ tests![
     two_threads_one_vcpu,
     ioctls_while_running,
     signal_ends_run,
+    signal_ends_run_after_a_refused_entry,
     immediate_exit,
     immediate_exit_completes_io,
     signal_mask,
@@ -144,6 +145,51 @@ fn signal_ends_run() -> Outcome {
         done.store(true, Ordering::Release);
     });
     assert!(m.ram.u64(kit::DATA) > 1000, "it has run");
+    Ok(())
+}
+
+/// What the processor did to its control block when it refused an entry must not stay: a guest that runs then still has
+/// to be interrupted.
+fn signal_ends_run_after_a_refused_entry() -> Outcome {
+    sys::catch(libc::SIGUSR1);
+    let mut m = spinner(1);
+    // Both L and D; and a root beyond all physical addresses, outside of long mode.
+    let bad: [(&str, fn(&mut kvm_sregs)); 2] = [
+        ("L and D", |s| s.cs.db = 1),
+        ("CR3", |s| {
+            s.cr0 &= !(1 << 31);
+            s.efer = 0;
+            s.cs.l = 0;
+            s.cr3 = 1 << 60;
+        }),
+    ];
+    for (what, spoil) in bad {
+        let good = (m.cpu().fd.get_sregs()?, m.cpu().fd.get_regs()?);
+        m.cpu().sregs(spoil);
+        let spoilt = m.cpu().fd.get_sregs()?;
+        match m.cpu().run() {
+            Ok(Exit::FailEntry { .. }) => {}
+            // A processor may not mind such a CR3 there; what the guest does then is not of interest.
+            Ok(_) if what == "CR3" => continue,
+            e => panic!("{what}: {e:x?}"),
+        }
+        assert_eq!(m.cpu().fd.get_sregs()?, spoilt, "{what}: nothing is lost");
+        m.cpu().fd.set_sregs(&good.0)?;
+        m.cpu().fd.set_regs(&good.1)?;
+        let me = sys::tid();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                let tid = AtomicI32::new(me);
+                ms(30);
+                stop(&tid, &done);
+            });
+            for _ in 0..3 {
+                assert_eq!(m.cpus[0].run(), Err(libc::EINTR), "{what}");
+            }
+            done.store(true, Ordering::Release);
+        });
+    }
     Ok(())
 }
 
