@@ -146,8 +146,10 @@ impl<E: Env> Ctx<'_, E> {
         let la = self.linear(Seg::Es, di, n, true)?;
         let mut ahead = 1;
         if self.insn.prefixes.rep != Rep::None && !self.flag(DF) && !self.flag(TF) {
-            let fit = (PAGE - la % PAGE) / n;
-            let wrap = mask(self.insn.addrsize).wrapping_sub(di) / n;
+            // n is a power of two.
+            let shift = n.trailing_zeros();
+            let fit = (PAGE - la % PAGE) >> shift;
+            let wrap = mask(self.insn.addrsize).wrapping_sub(di) >> shift;
             let wanted = left.min(fit).min(wrap).clamp(1, BATCH);
             if self.linear(Seg::Es, di, n * wanted, true).is_ok() {
                 ahead = wanted;
