@@ -69,6 +69,13 @@ impl Put<'_> {
     }
 }
 
+/// The type of the task register's descriptor: a TSS that is not busy. Hardware does not look, but QEMU's TCG ends with
+/// "invalid tss type" when a 32-bit guest changes stacks by one that is marked busy.
+const TSS: u8 = 9;
+/// Where it is in `kvm_sregs` and `kvm_sregs2`.
+const TR_TYPE: usize =
+    std::mem::offset_of!(kvm_sregs, tr) + std::mem::offset_of!(kvm_segment, type_);
+
 /// A pointer to memory that the kernel may read and write: in the VM's arena, or bad.
 fn pointer(r: &mut Rng, slot: &Slot) -> u64 {
     match r.below(12) {
@@ -362,6 +369,9 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
         | sys::SET_PIT2 => {
             // What the last GET left in the buffer, changed a little; see `keep`.
             p.dirt(r, size);
+            if matches!(i.code, sys::SET_SREGS | sys::SET_SREGS2) {
+                p.u8(TR_TYPE, u64::from(TSS));
+            }
             if i.code == sys::SET_XCRS && !keep {
                 let v = r.below(8);
                 p.u32(0, 1);
@@ -558,6 +568,7 @@ pub fn registers(r: &mut Rng, fd: i32, mode: Mode, world: &World) {
         let _ = sys::with(fd, sys::SET_CPUID2, &mut b[0]);
     }
     rkvm_l1::machine::mode_sregs(&mut s, mode, CODE);
+    s.tr.type_ = TSS;
     let mut regs = kvm_regs {
         rip: if mode == Mode::Real { 0 } else { CODE },
         rsp: kit::STACK,
