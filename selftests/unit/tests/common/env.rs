@@ -76,6 +76,8 @@ pub struct TestEnv {
     pub logging: bool,
     /// How often cmpxchg is to fail.
     pub races: u32,
+    /// The registers of the last commit.
+    pub committed: Option<Regs>,
 }
 
 impl TestEnv {
@@ -111,6 +113,7 @@ impl TestEnv {
             mxcsr: 0x1f80,
             yield_after: u64::MAX,
             iterations: 0,
+            committed: None,
             log: vec![],
             logging: false,
             races: 0,
@@ -166,7 +169,14 @@ impl TestEnv {
     /// Decodes and runs one instruction.
     pub fn run(&mut self, code: &[u8], regs: &mut Regs) -> Result<Outcome, Stop> {
         match self.decode(code, regs) {
-            Ok(insn) => emulate(self, &insn, regs),
+            Ok(insn) => {
+                let mut own = *regs;
+                let outcome = emulate(self, &insn, &mut own);
+                if let Some(r) = self.committed.take() {
+                    *regs = r;
+                }
+                outcome
+            }
             Err(DecodeError::Invalid) => Err(Stop::Fault(Exception::ud())),
             Err(DecodeError::TooLong) => Err(Stop::Fault(Exception::gp(0))),
             Err(e) => panic!("{code:02x?}: {e:?}"),
@@ -378,7 +388,8 @@ impl Env for TestEnv {
         self.mxcsr = value;
     }
 
-    fn committed(&mut self) {
+    fn commit(&mut self, regs: &Regs) {
+        self.committed = Some(*regs);
         self.answers.clear();
         self.iterations += 1;
     }
