@@ -76,6 +76,8 @@ pub struct TestEnv {
     pub logging: bool,
     /// How often cmpxchg is to fail.
     pub races: u32,
+    /// The guest's tables change under every write.
+    pub changing: bool,
     /// The registers of the last commit.
     pub committed: Option<Regs>,
 }
@@ -114,6 +116,7 @@ impl TestEnv {
             yield_after: u64::MAX,
             iterations: 0,
             committed: None,
+            changing: false,
             log: vec![],
             logging: false,
             races: 0,
@@ -318,6 +321,9 @@ impl Env for TestEnv {
     fn write(&mut self, la: u64, data: &[u8], access: Access) -> Result<(), Stop> {
         self.note("write", la, data.len(), access);
         assert!(access.write);
+        if self.changing {
+            return Err(Stop::Again);
+        }
         self.check(la, data.len(), access)?;
         if self.mmio.contains(&la) {
             self.posted.push((la, data.to_vec()));
