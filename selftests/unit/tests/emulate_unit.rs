@@ -281,6 +281,7 @@ fn tables_that_change_under_an_access_leave_no_trace() {
         ]);
         let before = r;
         e.changing = true;
+        e.poke(0x100, &[0; 8]);
         assert_eq!(e.run(code, &mut r), Err(Stop::Again));
         assert_eq!((r, e.peek::<8>(0x100)), (before, [0; 8]));
         e.changing = false;
