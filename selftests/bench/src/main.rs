@@ -31,8 +31,8 @@ struct Args {
     /// Print all rounds
     #[arg(long)]
     verbose: bool,
-    /// Instead: run a command, which is to end with this status, and print `raw boot N`, the nanoseconds
-    /// that L1 was not idle meanwhile
+    /// Instead: run a command, which is to end with this status, some times, and print `raw boot N`, the
+    /// least of the nanoseconds that L1 was not idle meanwhile
     #[arg(long)]
     time: Option<i32>,
     /// The command
@@ -251,6 +251,9 @@ fn run_round(m: &mut Machine) -> Result<(), String> {
     }
 }
 
+/// How often the command is timed.
+const BOOTS: usize = 2;
+
 /// How often a kind of exit is tried.
 const TRIES: usize = 3;
 
@@ -300,14 +303,21 @@ fn idle() -> Result<u64, Box<dyn std::error::Error>> {
 
 fn time(command: &[String], status: i32) -> Result<(), Box<dyn std::error::Error>> {
     let (program, args) = command.split_first().ok_or("no command")?;
-    let (start, idle_start) = (sys::now(), idle()?);
-    let got = std::process::Command::new(program).args(args).status()?;
-    let (ns, idle_ns) = (sys::now() - start, idle()? - idle_start);
-    if got.code() != Some(status) {
-        return Err(format!("{program}: {got}, not {status}").into());
+    let mut least = u64::MAX;
+    // The first brings the files into memory. While it waits for them time goes by as fast as the machine
+    // outside is slow, and with it the guest's timers.
+    for _ in 0..BOOTS {
+        settle()?;
+        let (start, idle_start) = (sys::now(), idle()?);
+        let got = std::process::Command::new(program).args(args).status()?;
+        let (ns, idle_ns) = (sys::now() - start, idle()? - idle_start);
+        if got.code() != Some(status) {
+            return Err(format!("{program}: {got}, not {status}").into());
+        }
+        println!("elapsed {ns} idle {idle_ns}");
+        least = least.min(ns.saturating_sub(idle_ns));
     }
-    println!("elapsed {ns} idle {idle_ns}");
-    println!("raw boot {}", ns.saturating_sub(idle_ns));
+    println!("raw boot {least}");
     Ok(())
 }
 
