@@ -6,7 +6,7 @@
 use super::{
     backend::{Backend, HwVcpu},
     handle,
-    io::{Asked, Insn as Bytes, Piece, UserExit, PIO_BYTES},
+    io::{Asked, Piece, UserExit, PIO_BYTES},
     mem::{Miss, Phys},
     model::{
         cpuid::{self, Feature},
@@ -65,10 +65,54 @@ impl<B: Backend> Vcpu<B> {
     }
 }
 
+/// Where stage 2 refused an access: the processor has walked the guest's tables for it, and has found
+/// that they allow it.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand {
+    gpa: u64,
+    write: bool,
+    /// The linear page that it was found to be.
+    page: Option<u64>,
+}
+
+impl Operand {
+    /// The operand of an instruction whose access (a write, or not) to `gpa` was refused.
+    pub(crate) fn new(gpa: u64, write: bool) -> Self {
+        Self {
+            gpa,
+            write,
+            page: None,
+        }
+    }
+
+    /// Where `len` bytes at `la` are, if this is the operand and they are in its page.
+    fn locate(&mut self, la: u64, len: usize, a: Access) -> Option<u64> {
+        let (page, offset) = (la & !0xfff, la & 0xfff);
+        let fits = offset == self.gpa & 0xfff && len as u64 <= 0x1000 - offset;
+        let allowed = a.kind == Kind::Data && (self.write || !a.write);
+        (fits && allowed && *self.page.get_or_insert(page) == page).then_some(self.gpa)
+    }
+}
+
+/// An instruction under emulation. It is kept while user space answers: then the same one goes on,
+/// whatever has become of the guest's code, and is not fetched, decoded and looked up again.
+#[derive(Default)]
+pub(crate) struct Code {
+    rip: u64,
+    bytes: [u8; 15],
+    /// How many of them are valid.
+    len: usize,
+    decoded: Option<(Mode, Insn)>,
+    /// Where its operand is, if it has only one and hardware has found it.
+    operand: Option<Operand>,
+}
+
 /// A vCPU as the emulator sees it.
 struct Machine<'m, 'c, 'v, B: Backend> {
     ctx: &'m mut Ctx<'c, X86<B>>,
     view: &'m View<'v>,
+    /// See [`Code::operand`].
+    operand: &'m mut Option<Operand>,
     /// Memory behind a slot could not be had, at this guest-physical address: `KVM_RUN` fails with
     /// `EFAULT`.
     fault: Option<u64>,
@@ -87,7 +131,7 @@ impl<B: Backend> Machine<'_, '_, '_, B> {
     fn stop(&mut self, m: Miss) -> Stop {
         match m {
             Miss::Exception(e) => Stop::Fault(e),
-            Miss::Busy => Stop::Unhandleable,
+            Miss::Busy => Stop::Again,
             Miss::Memory {
                 gpa,
                 error: GuestAccess::Fault,
@@ -116,6 +160,9 @@ impl<B: Backend> Machine<'_, '_, '_, B> {
 
     /// The one or two parts of an access of `len` bytes, by pages.
     fn parts(&mut self, la: u64, len: usize, a: Access) -> Result<[Part; 2], Stop> {
+        if let Some(gpa) = self.operand.as_mut().and_then(|o| o.locate(la, len, a)) {
+            return Ok([Part { gpa, len }, Part::default()]);
+        }
         let rights = self.rights(a);
         let mut parts = [Part::default(); 2];
         let first = usize::try_from(0x1000 - (la & 0xfff)).unwrap_or(0).min(len);
@@ -200,6 +247,33 @@ impl<B: Backend> Machine<'_, '_, '_, B> {
             .map_err(|_| Stop::Unhandleable)
     }
 
+    /// Whether a write there is one to memory.
+    fn is_memory(&self, gpa: u64) -> bool {
+        self.view.slot(gpa >> 12).is_some_and(|s| !s.readonly())
+    }
+
+    /// Pieces of `len` bytes can be posted.
+    fn has_room(&self, len: usize) -> Result<(), Stop> {
+        if len.div_ceil(8) > self.ctx.vcpu.pending.room() {
+            return Err(Stop::Unhandleable);
+        }
+        Ok(())
+    }
+
+    fn write_part(&mut self, gpa: u64, data: &[u8]) -> Result<(), Stop> {
+        match self.view.write(gpa, data) {
+            Ok(()) => Ok(()),
+            Err(GuestAccess::NoSlot | GuestAccess::ReadOnly) => {
+                self.has_room(data.len())?;
+                for (i, chunk) in data.chunks(8).enumerate() {
+                    self.device_write(gpa.wrapping_add(i as u64 * 8), chunk)?;
+                }
+                Ok(())
+            }
+            Err(e) => Err(self.backing(e, gpa)),
+        }
+    }
+
     fn backing(&mut self, error: GuestAccess, gpa: u64) -> Stop {
         self.stop(Miss::Memory { gpa, error })
     }
@@ -280,25 +354,28 @@ impl<B: Backend> Env for Machine<'_, '_, '_, B> {
     }
 
     fn write(&mut self, la: u64, data: &[u8], access: Access) -> Result<(), Stop> {
-        let parts = self.parts(la, data.len(), access)?;
-        let mut rest = data;
-        for p in parts {
-            let (now, later) = rest.split_at_checked(p.len).ok_or(Stop::Unhandleable)?;
-            rest = later;
-            if p.len == 0 {
-                continue;
+        let [first, second] = self.parts(la, data.len(), access)?;
+        if second.len == 0 {
+            return self.write_part(first.gpa, data);
+        }
+        let (a, b) = data.split_at_checked(first.len).ok_or(Stop::Unhandleable)?;
+        // Nothing is told to a device before the other page has taken its part, or is sure to.
+        match (self.is_memory(first.gpa), self.is_memory(second.gpa)) {
+            (false, true) => {
+                self.has_room(a.len())?;
+                self.write_part(second.gpa, b)?;
+                self.write_part(first.gpa, a)
             }
-            match self.view.write(p.gpa, now) {
-                Ok(()) => {}
-                Err(GuestAccess::NoSlot | GuestAccess::ReadOnly) => {
-                    for (i, chunk) in now.chunks(8).enumerate() {
-                        self.device_write(p.gpa.wrapping_add(i as u64 * 8), chunk)?;
-                    }
-                }
-                Err(e) => return Err(self.backing(e, p.gpa)),
+            (true, _) => {
+                self.write_part(first.gpa, a)?;
+                self.write_part(second.gpa, b)
+            }
+            (false, false) => {
+                self.has_room(a.len().next_multiple_of(8) + b.len())?;
+                self.write_part(first.gpa, a)?;
+                self.write_part(second.gpa, b)
             }
         }
-        Ok(())
     }
 
     fn check_write(&mut self, la: u64, len: usize, access: Access) -> Result<(), Stop> {
@@ -309,8 +386,7 @@ impl<B: Backend> Env for Machine<'_, '_, '_, B> {
         let len = old.len();
         let parts = self.parts(la, len, access)?;
         let [p, second] = parts;
-        let memory = self.view.slot(p.gpa >> 12).is_some_and(|s| !s.readonly());
-        if !memory {
+        if !self.is_memory(p.gpa) {
             return self.write(la, new, access).map(|()| true);
         }
         if second.len != 0 || !matches!(len, 1 | 2 | 4 | 8) || p.gpa % len as u64 != 0 {
@@ -374,8 +450,12 @@ impl<B: Backend> Env for Machine<'_, '_, '_, B> {
         self.ctx.vcpu.fpu.set_mxcsr(value);
     }
 
-    fn committed(&mut self) {
-        self.ctx.vcpu.pending.commit();
+    fn commit(&mut self, regs: &Regs) {
+        let v = &mut *self.ctx.vcpu;
+        v.gprs = regs.gprs;
+        v.hw.set_rip(regs.rip);
+        v.hw.set_rflags(regs.rflags);
+        v.pending.commit();
     }
     fn should_yield(&self) -> bool {
         let v = &self.ctx.vcpu;
@@ -389,29 +469,39 @@ impl<B: Backend> Env for Machine<'_, '_, '_, B> {
     }
 }
 
-/// The instruction at RIP, decoded.
-fn fetch<B: Backend>(v: &mut Vcpu<B>, view: &View<'_>) -> Result<(Bytes, Insn), Miss> {
+/// Fetches and decodes the instruction at RIP, but for one that waits there. `operand`: where stage 2
+/// has refused its access.
+fn fetch<B: Backend>(
+    v: &mut Vcpu<B>,
+    view: &View<'_>,
+    code: &mut Code,
+    operand: Option<Operand>,
+) -> Result<(), Miss> {
     let rip = v.hw.rip();
     let mode = v.mode();
-    let mut b = match v.pending.insn.take() {
-        Some(b) if b.rip == rip => b,
-        _ => {
-            v.pending.abandon();
-            Bytes {
-                rip,
-                bytes: [0; 15],
-                len: 0,
-            }
+    if core::mem::take(&mut v.pending.waits) && code.rip == rip {
+        if matches!(code.decoded, Some((m, _)) if m == mode) {
+            return Ok(());
         }
-    };
-    if b.len == 0 {
-        b.len = v.hw.insn_bytes(&mut b.bytes);
+    } else {
+        v.pending.abandon();
+        code.rip = rip;
+        code.len = v.hw.insn_bytes(&mut code.bytes);
     }
     loop {
-        let bytes = b.bytes.get(..b.len).unwrap_or(&[]);
-        let missing = match decode(bytes, mode) {
-            Ok(insn) => return Ok((b, insn)),
-            Err(DecodeError::NeedMore) => b.bytes.get_mut(b.len..).unwrap_or(&mut []),
+        let bytes = code.bytes.get(..code.len).unwrap_or(&[]);
+        let decoded = if bytes.is_empty() {
+            Err(DecodeError::NeedMore)
+        } else {
+            decode(bytes, mode)
+        };
+        match decoded {
+            Ok(insn) => {
+                code.operand = operand.filter(|_| insn.has_one_access());
+                code.decoded = Some((mode, insn));
+                return Ok(());
+            }
+            Err(DecodeError::NeedMore) => {}
             Err(DecodeError::TooLong) => return Err(Miss::Exception(Exception::gp(0))),
             Err(DecodeError::Invalid) => return Err(Miss::Exception(Exception::ud())),
             Err(DecodeError::Unsupported) => {
@@ -420,18 +510,19 @@ fn fetch<B: Backend>(v: &mut Vcpu<B>, view: &View<'_>) -> Result<(Bytes, Insn), 
                     error: GuestAccess::NoSlot,
                 });
             }
-        };
-        let at = v.hw.rip().wrapping_add(b.len as u64);
+        }
+        let at = rip.wrapping_add(code.len as u64);
         let la = if mode.is_64() {
             at
         } else {
             v.hw.segment(Seg::Cs).base.wrapping_add(at) & 0xffff_ffff
         };
+        let missing = code.bytes.get_mut(code.len..).unwrap_or(&mut []);
         let n = v.fetch(&mut Phys::sleeping(view), la, missing)?;
         if n == 0 {
             return Err(Miss::Exception(Exception::gp(0)));
         }
-        b.len += n;
+        code.len += n;
     }
 }
 
@@ -449,10 +540,32 @@ pub(crate) fn failure<B: Backend>(v: &mut Vcpu<B>, bytes: &[u8]) -> After {
     Ok(Next::ToUser(UserExit::EmulationFailure { bytes: out, len }))
 }
 
-/// Emulates the instruction at RIP.
-pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> After {
-    let (bytes, insn) = match fetch(ctx.vcpu, view) {
-        Ok(x) => x,
+/// Emulates the instruction at RIP. `operand`: where stage 2 has refused its access.
+///
+/// # Errors
+/// `ENOMEM`, and as [`handle::memory_fault`].
+pub(crate) fn run<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    view: &View<'_>,
+    operand: Option<Operand>,
+) -> After {
+    let mut code = match ctx.vcpu.code.take() {
+        Some(code) => code,
+        None => KBox::new(Code::default(), GFP_KERNEL_ACCOUNT)?,
+    };
+    let after = run_code(ctx, view, &mut code, operand);
+    ctx.vcpu.code = Some(code);
+    after
+}
+
+fn run_code<B: Backend>(
+    ctx: &mut Ctx<'_, X86<B>>,
+    view: &View<'_>,
+    code: &mut Code,
+    operand: Option<Operand>,
+) -> After {
+    match fetch(ctx.vcpu, view, code, operand) {
+        Ok(()) => {}
         Err(Miss::Exception(e)) => {
             ctx.vcpu.pending.abandon();
             ctx.vcpu.raise(e);
@@ -466,6 +579,15 @@ pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Aft
             return handle::memory_fault(ctx, gpa);
         }
         Err(Miss::Memory { .. }) => return failure(ctx.vcpu, &[]),
+    }
+    let Code {
+        bytes,
+        decoded: Some((_, insn)),
+        operand,
+        ..
+    } = code
+    else {
+        return failure(ctx.vcpu, &[]);
     };
     let mut regs = Regs {
         gprs: ctx.vcpu.gprs,
@@ -476,17 +598,16 @@ pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Aft
     let mut m = Machine {
         ctx,
         view,
+        operand,
         fault: None,
         leave: false,
     };
-    let outcome = emulate(&mut m, &insn, &mut regs);
+    let outcome = emulate(&mut m, insn, &mut regs);
     let fault = m.fault;
     let v = &mut *ctx.vcpu;
-    // Iterations that are done are in `regs` whatever stopped the next one.
-    v.gprs = regs.gprs;
-    v.hw.set_rip(regs.rip);
-    v.hw.set_rflags(regs.rflags);
-    let known = bytes.bytes.get(..usize::from(insn.len)).unwrap_or(&[]);
+    if outcome.is_err() {
+        v.pending.undo();
+    }
     match outcome {
         Ok(Outcome::Done { shadow, trap }) => {
             v.pending.abandon();
@@ -501,7 +622,7 @@ pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Aft
                 v.single_step();
             }
         }
-        Ok(Outcome::Retry) => {}
+        Ok(Outcome::Retry) | Err(Stop::Again) => v.pending.abandon(),
         Ok(Outcome::System(s)) => {
             v.pending.abandon();
             return system(ctx, view, s, insn.len);
@@ -511,19 +632,19 @@ pub(crate) fn run<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Aft
             v.raise(e);
         }
         Err(Stop::NeedUser) => {
-            v.pending.insn = Some(bytes);
             if !v.pending.has_posts() {
+                v.pending.waits = true;
                 return Ok(Next::ToUser(ask(v)));
             }
             // What was written comes before what is read; the read is asked for again.
-            v.pending.asked = Asked::Nothing;
+            v.pending.abandon();
         }
         Err(Stop::Unhandleable) => {
             if let Some(gpa) = fault {
                 v.pending.abandon();
                 return handle::memory_fault(ctx, gpa);
             }
-            return failure(v, known);
+            return failure(v, bytes.get(..usize::from(insn.len)).unwrap_or(&[]));
         }
     }
     Ok(v.pending.tell().map_or(Next::Reenter, Next::ToUser))
@@ -673,5 +794,5 @@ fn system<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, s: System, len
 pub(crate) fn again<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) -> After {
     let vm = ctx.vm.clone();
     let view = vm.memory.read();
-    run(ctx, &view)
+    run(ctx, &view, None)
 }

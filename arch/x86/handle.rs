@@ -4,7 +4,7 @@
 
 use super::{
     backend::{Backend, HwVcpu},
-    emu,
+    emu::{self, Operand},
     exit::{Exit, Io, Stage2Access},
     io::{Asked, UserExit},
     model::{
@@ -126,7 +126,7 @@ fn exit<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, e: &Exit) -> Aft
         | Exit::Dr { .. }
         | Exit::Invlpg { .. }
         | Exit::Xsetbv
-        | Exit::Hypercall => emu::run(ctx, view),
+        | Exit::Hypercall => emu::run(ctx, view, None),
         Exit::Rsm | Exit::Undefined => {
             ctx.vcpu.raise(Exception::ud());
             REENTER
@@ -178,7 +178,7 @@ fn step_over<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, m: Mnemonic
             ctx.vcpu.advance_to(next);
             REENTER
         }
-        None => emu::run(ctx, view),
+        None => emu::run(ctx, view, None),
     }
 }
 
@@ -227,7 +227,8 @@ fn stage2_fault<B: Backend>(
                 // memory: to run the instruction at RIP would lose the event.
                 return Ok(delivery_failed(ctx, gpa));
             }
-            emu::run(ctx, view)
+            let operand = (!access.fetch).then(|| Operand::new(gpa, access.write));
+            emu::run(ctx, view, operand)
         }
     }
 }
@@ -239,13 +240,9 @@ fn delivery_failed<B: Backend>(ctx: &Ctx<'_, X86<B>>, gpa: u64) -> Next<UserExit
         gpa,
         ctx.vcpu.hw.rip(),
     );
-    let mut data = [0; 16];
-    data[0] = gpa;
-    data[1] = ctx.vcpu.hw.rip();
     Next::ToUser(UserExit::Common(Common::InternalError {
         suberror: rb::KVM_INTERNAL_ERROR_DELIVERY_EV,
-        ndata: 2,
-        data,
+        data: [gpa, ctx.vcpu.hw.rip()],
     }))
 }
 
@@ -266,7 +263,7 @@ pub(crate) fn memory_fault<B: Backend>(ctx: &Ctx<'_, X86<B>>, gpa: u64) -> After
 /// IN, OUT, INS, OUTS that nothing in the kernel took.
 fn port_io<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, io: &Io) -> After {
     if io.string {
-        return emu::run(ctx, view);
+        return emu::run(ctx, view, None);
     }
     let want = if io.input {
         Mnemonic::In
@@ -274,7 +271,7 @@ fn port_io<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, io: &Io) -> A
         Mnemonic::Out
     };
     let Some(next) = io.next_rip.or_else(|| length(ctx.vcpu, view, want)) else {
-        return emu::run(ctx, view);
+        return emu::run(ctx, view, None);
     };
     let v = &mut *ctx.vcpu;
     if io.input {

@@ -72,30 +72,21 @@ pub(crate) enum Asked {
 pub(crate) struct Pending {
     /// What user space was asked for and has not answered yet.
     pub(crate) asked: Asked,
-    /// The instruction that waits for answers: its address and bytes.
-    pub(crate) insn: Option<Insn>,
+    /// An instruction waits for answers: the one in the vCPU's `code`.
+    pub(crate) waits: bool,
     answers: [Piece; PIECES],
     answered: usize,
     /// How many of the answers this run of the instruction has used.
     used: usize,
     posted: [Piece; PIECES],
     posted_len: usize,
+    /// How many of the posted pieces are of instructions, or iterations, that are committed.
+    sure: usize,
     told: usize,
     /// Items of INS that user space has delivered: (port, size, count, used, used by this run).
     ins: Option<Items>,
     /// Items of OUT and OUTS for user space, in the port page.
     outs: Option<Items>,
-}
-
-/// An instruction that is run again.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Insn {
-    /// RIP
-    pub(crate) rip: u64,
-    /// Its bytes.
-    pub(crate) bytes: [u8; 15],
-    /// How many of them are valid.
-    pub(crate) len: usize,
 }
 
 /// A run of port items of the same size.
@@ -125,6 +116,7 @@ impl Pending {
     pub(crate) fn commit(&mut self) {
         self.answered = 0;
         self.used = 0;
+        self.sure = self.posted_len;
         if let Some(i) = &mut self.ins {
             i.used = i.tentative;
             if i.used >= i.count {
@@ -137,9 +129,19 @@ impl Pending {
     /// that a device has given already: INS goes on with them if the guest comes back to it.
     pub(crate) fn abandon(&mut self) {
         self.asked = Asked::Nothing;
-        self.insn = None;
+        self.waits = false;
         self.answered = 0;
         self.used = 0;
+    }
+
+    /// An instruction has stopped: what it posted since the last commit it will post again.
+    pub(crate) fn undo(&mut self) {
+        self.posted_len = self.sure;
+    }
+
+    /// How many pieces can be posted yet.
+    pub(crate) fn room(&self) -> usize {
+        PIECES - self.posted_len
     }
 
     /// Items of INS wait to be stored.
@@ -232,6 +234,7 @@ impl Pending {
             if self.told == self.posted_len {
                 self.told = 0;
                 self.posted_len = 0;
+                self.sure = 0;
             }
             return Some(UserExit::Common(Common::Mmio {
                 gpa: p.gpa,

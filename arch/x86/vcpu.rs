@@ -4,6 +4,7 @@
 
 use super::{
     backend::{Backend, Field, HwVcpu},
+    emu::Code,
     exit::Intercepts,
     host::Host,
     insn::{self, fpu::GuestFpu, GuestBreakpoints},
@@ -95,6 +96,8 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) alarm: Alarm,
     /// An access that user space has to finish.
     pub(crate) pending: Pending,
+    /// The instruction that was emulated last; one that waits goes on from here.
+    pub(crate) code: Option<KBox<Code>>,
     /// A level-triggered vector ended that user space wants to hear of.
     pub(crate) eoi: Option<u8>,
     /// User space wants an exit when it can inject an interrupt.
@@ -172,6 +175,7 @@ impl<B: Backend> Vcpu<B> {
             pv: Pv::default(),
             alarm: Alarm::new(mail),
             pending: Pending::default(),
+            code: None,
             eoi: None,
             want_window: false,
             has_lapic,

@@ -50,10 +50,8 @@ pub(crate) enum Common {
     InternalError {
         /// `KVM_INTERNAL_ERROR_*`
         suberror: u32,
-        /// How many of `data` are valid.
-        ndata: u32,
         /// Details.
-        data: [u64; 16],
+        data: [u64; 2],
     },
     /// Memory that a slot promises cannot be had.
     MemoryFault {
@@ -96,14 +94,10 @@ impl WriteRun for Common {
             Common::Halt => reason(run, rb::KVM_EXIT_HLT),
             Common::Shutdown => reason(run, rb::KVM_EXIT_SHUTDOWN),
             Common::Interrupted => reason(run, rb::KVM_EXIT_INTR),
-            Common::InternalError {
-                suberror,
-                ndata,
-                data,
-            } => {
+            Common::InternalError { suberror, ref data } => {
                 reason(run, rb::KVM_EXIT_INTERNAL_ERROR);
                 run.write(DATA, suberror);
-                run.write(DATA + 4, ndata);
+                run.write(DATA + 4, u32::try_from(data.len()).unwrap_or(0));
                 for (i, v) in data.iter().enumerate() {
                     run.write(DATA + 8 + i * 8, *v);
                 }

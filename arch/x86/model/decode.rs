@@ -342,6 +342,9 @@ impl Decoder<'_> {
     }
 
     fn immediate(&mut self, op: Opnd) -> Result<(), DecodeError> {
+        if op == Opnd::None || op.in_modrm() {
+            return Ok(());
+        }
         let opsize = self.insn.opsize;
         match op {
             Opnd::Ib if self.insn.mnemonic == Mnemonic::Enter => {

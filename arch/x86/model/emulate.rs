@@ -7,7 +7,7 @@
 //! compatibility, 64-bit) and raises the faults that hardware raises, in the order in which
 //! hardware does where software can tell.
 //!
-//! An instruction works on a copy of the registers, which is committed when nothing can fail any
+//! An instruction works on registers of its own, which are committed when nothing can fail any
 //! more. Memory is written last; so a fault, or a device read that user space must answer, leaves
 //! no trace and the instruction can be run again.
 //!
@@ -78,11 +78,13 @@ pub fn mode<E: Env>(env: &E, rflags: u64) -> Mode {
     Mode::new(width, vendor)
 }
 
-/// Carries out `insn`, which was decoded in the mode of `env`, with the registers in `regs`.
+/// Carries out `insn`, which was decoded in the mode of `env`, with the registers in `regs`, which
+/// are the emulator's to work on: what counts is what [`Env::commit`] got, and after an outcome
+/// without a commit they are worth nothing.
 ///
 /// # Errors
 ///
-/// See [`Stop`]. `regs` then differ only by completed iterations of a repeated string instruction.
+/// See [`Stop`]. Only completed iterations of a repeated string instruction are committed then.
 pub fn emulate<E: Env>(env: &mut E, insn: &Insn, regs: &mut Regs) -> Result<Outcome, Stop> {
     let protected = env.cr(0) & cr0::PE != 0;
     let v86 = protected && regs.rflags & rflags::VM != 0;
@@ -95,7 +97,8 @@ pub fn emulate<E: Env>(env: &mut E, insn: &Insn, regs: &mut Regs) -> Result<Outc
             (true, false) => env.cpl(),
         },
         insn,
-        r: *regs,
+        tf: regs.rflags & rflags::TF != 0,
+        r: regs,
         next: if is_64 { next } else { next & flags::mask(4) },
         is_64,
         protected: protected && !v86,
@@ -103,7 +106,6 @@ pub fn emulate<E: Env>(env: &mut E, insn: &Insn, regs: &mut Regs) -> Result<Outc
         atomic: false,
         shadow: None,
         env,
-        committed: regs,
     };
     let result = c.dispatch().and_then(|flow| c.finish(flow));
     match result {
@@ -139,9 +141,9 @@ struct Ctx<'a, E> {
     env: &'a mut E,
     insn: &'a Insn,
     /// The registers as the instruction makes them.
-    r: Regs,
-    /// Where they go when it is done.
-    committed: &'a mut Regs,
+    r: &'a mut Regs,
+    /// RFLAGS.TF was set before it.
+    tf: bool,
     /// Address of the next instruction.
     next: u64,
     /// 64-bit mode.
@@ -167,7 +169,7 @@ impl<E: Env> Ctx<'_, E> {
             Flow::Next => self.r.rip = self.next,
             Flow::Jump => {}
         }
-        let trap = self.committed.rflags & rflags::TF != 0 && self.shadow != Some(Shadow::MovSs);
+        let trap = self.tf && self.shadow != Some(Shadow::MovSs);
         self.r.rflags &= !rflags::RF;
         self.commit();
         Ok(Outcome::Done {
@@ -178,8 +180,7 @@ impl<E: Env> Ctx<'_, E> {
 
     /// Makes what was done so far final.
     fn commit(&mut self) {
-        *self.committed = self.r;
-        self.env.committed();
+        self.env.commit(self.r);
     }
 
     fn ud<T>(&self) -> Result<T, Stop> {

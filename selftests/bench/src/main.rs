@@ -14,6 +14,7 @@ use rkvm_l1::kit::{self, CODE, DATA, IDT, MMIO, SEL_CODE64};
 use rkvm_l1::machine::{Exit, Irqchip, Machine, Mode};
 use rkvm_l1::ram::Ram;
 use rkvm_l1::sys;
+use std::time::{Duration, Instant};
 
 #[derive(Parser)]
 #[command(about = "Counts what an exit costs")]
@@ -30,8 +31,8 @@ struct Args {
     /// Print all rounds
     #[arg(long)]
     verbose: bool,
-    /// Instead: run a command, which is to end with this status, and print `raw boot N`, the nanoseconds
-    /// that L1 was not idle meanwhile
+    /// Instead: run a command, which is to end with this status, some times, and print `raw boot N`, the
+    /// least of the nanoseconds that L1 was not idle meanwhile
     #[arg(long)]
     time: Option<i32>,
     /// The command
@@ -250,6 +251,45 @@ fn run_round(m: &mut Machine) -> Result<(), String> {
     }
 }
 
+/// How often the command is timed.
+const BOOTS: usize = 2;
+
+/// How often a kind of exit is tried.
+const TRIES: usize = 3;
+
+/// [`measure`], again if the guest does not come to its end: what did is as good as ever, and why the
+/// other did not is printed.
+fn measure_again(k: &Kind, rounds: usize) -> Result<Vec<u64>, Box<dyn std::error::Error>> {
+    for _ in 1..TRIES {
+        match measure(k, rounds) {
+            Ok(all) => return Ok(all),
+            Err(e) => println!("{}: {e}; measured again", k.name),
+        }
+    }
+    measure(k, rounds)
+}
+
+/// Waits until nothing else runs: after its boot a kernel goes on with tests of its own (of its ciphers, for
+/// a minute), and what they take would be in the figures.
+fn settle() -> Result<(), Box<dyn std::error::Error>> {
+    const STEP: Duration = Duration::from_millis(250);
+    let limit = Instant::now() + Duration::from_secs(300);
+    let mut quiet = 0;
+    while quiet < 4 {
+        let before = idle()?;
+        let start = Instant::now();
+        std::thread::sleep(STEP);
+        let elapsed = start.elapsed().as_nanos() as u64;
+        // One processor's worth; /proc/uptime counts hundredths of a second.
+        let busy = elapsed.saturating_sub(idle()? - before);
+        quiet = if busy < elapsed / 10 { quiet + 1 } else { 0 };
+        if Instant::now() > limit {
+            return Err("this computer does not come to rest".into());
+        }
+    }
+    Ok(())
+}
+
 /// Nanoseconds that the processors have been idle.
 fn idle() -> Result<u64, Box<dyn std::error::Error>> {
     let text = std::fs::read_to_string("/proc/uptime")?;
@@ -263,19 +303,27 @@ fn idle() -> Result<u64, Box<dyn std::error::Error>> {
 
 fn time(command: &[String], status: i32) -> Result<(), Box<dyn std::error::Error>> {
     let (program, args) = command.split_first().ok_or("no command")?;
-    let (start, idle_start) = (sys::now(), idle()?);
-    let got = std::process::Command::new(program).args(args).status()?;
-    let (ns, idle_ns) = (sys::now() - start, idle()? - idle_start);
-    if got.code() != Some(status) {
-        return Err(format!("{program}: {got}, not {status}").into());
+    let mut least = u64::MAX;
+    // The first brings the files into memory. While it waits for them time goes by as fast as the machine
+    // outside is slow, and with it the guest's timers.
+    for _ in 0..BOOTS {
+        settle()?;
+        let (start, idle_start) = (sys::now(), idle()?);
+        let got = std::process::Command::new(program).args(args).status()?;
+        let (ns, idle_ns) = (sys::now() - start, idle()? - idle_start);
+        if got.code() != Some(status) {
+            return Err(format!("{program}: {got}, not {status}").into());
+        }
+        println!("elapsed {ns} idle {idle_ns}");
+        least = least.min(ns.saturating_sub(idle_ns));
     }
-    println!("elapsed {ns} idle {idle_ns}");
-    println!("raw boot {}", ns.saturating_sub(idle_ns));
+    println!("raw boot {least}");
     Ok(())
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
+    settle()?;
     if let Some(status) = args.time {
         return time(&args.command, status);
     }
@@ -286,7 +334,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if k.name != "nothing" && filter.as_ref().is_some_and(|f| !f.is_match(k.name)) {
             continue;
         }
-        let all = measure(k, args.rounds)?;
+        let all = measure_again(k, args.rounds)?;
         if args.verbose {
             println!("{}: {all:?}", k.name);
         }

@@ -67,6 +67,8 @@ struct Fuzzed {
     answered: Vec<(u64, usize)>,
     /// Set by a write, cleared by a commit.
     dirty: bool,
+    /// The registers of the last commit.
+    committed: Option<Regs>,
     written: Vec<(u64, Vec<u8>)>,
     vec: [[u8; 32]; 16],
     mxcsr: u32,
@@ -217,7 +219,8 @@ impl Env for Fuzzed {
         self.dirty = true;
         self.mxcsr = value;
     }
-    fn committed(&mut self) {
+    fn commit(&mut self, regs: &Regs) {
+        self.committed = Some(*regs);
         self.answered.clear();
         self.dirty = false;
     }
@@ -330,7 +333,9 @@ fuzz_target!(|data: &[u8]| {
     for _ in 0..200 {
         let before = r;
         e.dirty = false;
-        let result = emulate(&mut e, &insn, &mut r);
+        let mut own = r;
+        let result = emulate(&mut e, &insn, &mut own);
+        r = e.committed.take().unwrap_or(r);
         match result {
             Ok(Outcome::Done { .. }) => {
                 assert!(!e.dirty, "a change after the commit");

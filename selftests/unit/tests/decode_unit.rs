@@ -255,3 +255,30 @@ fn quick_lengths_are_the_decoders() {
         assert_eq!(length_of(&b, mode, m), slow, "{m:?} {b:02x?} {mode:?}");
     }
 }
+
+#[test]
+fn one_access_is_one_linear_address() {
+    for (one, code) in [
+        (true, &[0x8b, 0x03][..]),               // mov eax, [rbx]
+        (true, &[0x88, 0x03]),                   // mov [rbx], al
+        (true, &[0xa1, 0, 0, 0, 0, 0, 0, 0, 0]), // mov eax, [0]
+        (true, &[0xf0, 0x01, 0x03]),             // lock add [rbx], eax
+        (true, &[0x0f, 0xb1, 0x0b]),             // cmpxchg [rbx], ecx
+        (true, &[0x0f, 0xb6, 0x03]),             // movzx eax, byte [rbx]
+        (true, &[0x0f, 0x11, 0x03]),             // movups [rbx], xmm0
+        (false, &[0x89, 0xd8]),                  // mov eax, ebx
+        (false, &[0xff, 0x33]),                  // push [rbx]
+        (false, &[0x8f, 0x03]),                  // pop [rbx]
+        (false, &[0xff, 0x13]),                  // call [rbx]
+        (false, &[0xff, 0x1b]),                  // call far [rbx]
+        (false, &[0x8e, 0x1b]),                  // mov ds, [rbx]
+        (false, &[0x0f, 0xb2, 0x03]),            // lss eax, [rbx]
+        (false, &[0xa5]),                        // movsd
+        (false, &[0xf3, 0xab]),                  // rep stosd
+        (false, &[0x6d]),                        // insd
+        (false, &[0x0f, 0x01, 0x13]),            // lgdt [rbx]
+    ] {
+        let i = decode(code, M64).unwrap();
+        assert_eq!(i.has_one_access(), one, "{code:02x?}");
+    }
+}

@@ -270,6 +270,26 @@ fn a_device_read_is_asked_once_and_then_replayed() {
 }
 
 #[test]
+fn tables_that_change_under_an_access_leave_no_trace() {
+    let mut e = TestEnv::long64(0, 0x1000);
+    for code in [&[0x89, 0x03][..], &[0x01, 0x03], &[0x50], &[0xa5]] {
+        let mut r = regs(&[
+            (Gpr::Rbx, 0x100),
+            (Gpr::Rsp, 0x108),
+            (Gpr::Rdi, 0x100),
+            (Gpr::Rax, 1),
+        ]);
+        let before = r;
+        e.changing = true;
+        e.poke(0x100, &[0; 8]);
+        assert_eq!(e.run(code, &mut r), Err(Stop::Again));
+        assert_eq!((r, e.peek::<8>(0x100)), (before, [0; 8]));
+        e.changing = false;
+        assert_eq!(e.run(code, &mut r), DONE);
+    }
+}
+
+#[test]
 fn cmps_of_two_device_registers_asks_for_both() {
     let mut e = TestEnv::long64(0, 0x1000);
     e.mmio = 0x1000..0x2000;

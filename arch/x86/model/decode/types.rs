@@ -354,6 +354,44 @@ impl Insn {
         self.opcode & 15
     }
 
+    /// Whether all that it does to memory is to access its memory operand, once or to read it and
+    /// write it back. False may be said of one that does no more either.
+    pub const fn has_one_access(&self) -> bool {
+        use Mnemonic::*;
+        self.mem.is_some()
+            && matches!(
+                self.mnemonic,
+                Adc | Add
+                    | And
+                    | Bt
+                    | Btc
+                    | Btr
+                    | Bts
+                    | Cmov
+                    | Cmp
+                    | Cmpxchg
+                    | Dec
+                    | Inc
+                    | Mov
+                    | Movbe
+                    | Movnti
+                    | Movsx
+                    | Movsxd
+                    | Movzx
+                    | Neg
+                    | Not
+                    | Or
+                    | Sbb
+                    | Set
+                    | Sub
+                    | Test
+                    | VecMov
+                    | Xadd
+                    | Xchg
+                    | Xor
+            )
+    }
+
     /// Size in bytes of an operand, 0 when its kind has none.
     #[inline]
     pub const fn size(&self, op: Opnd) -> u8 {

@@ -35,6 +35,8 @@ pub enum Stop {
     /// User space must answer a read first. Run the same instruction again afterwards; the [`Env`]
     /// then has the data.
     NeedUser,
+    /// What it takes is changing just now: let the guest come back to the instruction.
+    Again,
     /// The emulator does not know how; report the bytes to user space.
     Unhandleable,
 }
@@ -283,8 +285,9 @@ pub trait Env {
     /// Sets MXCSR; reserved bits are clear.
     fn set_mxcsr(&mut self, value: u32);
 
-    /// An instruction, or an iteration of one, is committed: answers of user space were used up.
-    fn committed(&mut self) {}
+    /// An instruction, or an iteration of one, is done: these are the registers from now on.
+    /// Answers of user space were used up.
+    fn commit(&mut self, regs: &Regs);
     /// Asked between iterations: true to leave with [`Outcome::Partial`], because of posted
     /// writes, signals or interrupts.
     fn should_yield(&self) -> bool {

@@ -76,6 +76,10 @@ pub struct TestEnv {
     pub logging: bool,
     /// How often cmpxchg is to fail.
     pub races: u32,
+    /// The guest's tables change under every write.
+    pub changing: bool,
+    /// The registers of the last commit.
+    pub committed: Option<Regs>,
 }
 
 impl TestEnv {
@@ -111,6 +115,8 @@ impl TestEnv {
             mxcsr: 0x1f80,
             yield_after: u64::MAX,
             iterations: 0,
+            committed: None,
+            changing: false,
             log: vec![],
             logging: false,
             races: 0,
@@ -166,7 +172,14 @@ impl TestEnv {
     /// Decodes and runs one instruction.
     pub fn run(&mut self, code: &[u8], regs: &mut Regs) -> Result<Outcome, Stop> {
         match self.decode(code, regs) {
-            Ok(insn) => emulate(self, &insn, regs),
+            Ok(insn) => {
+                let mut own = *regs;
+                let outcome = emulate(self, &insn, &mut own);
+                if let Some(r) = self.committed.take() {
+                    *regs = r;
+                }
+                outcome
+            }
             Err(DecodeError::Invalid) => Err(Stop::Fault(Exception::ud())),
             Err(DecodeError::TooLong) => Err(Stop::Fault(Exception::gp(0))),
             Err(e) => panic!("{code:02x?}: {e:?}"),
@@ -308,6 +321,9 @@ impl Env for TestEnv {
     fn write(&mut self, la: u64, data: &[u8], access: Access) -> Result<(), Stop> {
         self.note("write", la, data.len(), access);
         assert!(access.write);
+        if self.changing {
+            return Err(Stop::Again);
+        }
         self.check(la, data.len(), access)?;
         if self.mmio.contains(&la) {
             self.posted.push((la, data.to_vec()));
@@ -378,7 +394,8 @@ impl Env for TestEnv {
         self.mxcsr = value;
     }
 
-    fn committed(&mut self) {
+    fn commit(&mut self, regs: &Regs) {
+        self.committed = Some(*regs);
         self.answers.clear();
         self.iterations += 1;
     }
