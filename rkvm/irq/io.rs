@@ -188,13 +188,13 @@ impl Io {
     /// `KVM_REGISTER_COALESCED_MMIO`: writes that lie in `[addr, addr + size)` go to the ring. `pio` is
     /// 0 or 1, else `EINVAL`. `ENOSPC`: too many zones; `ENOMEM`.
     pub(crate) fn register_zone(&self, addr: u64, size: u32, pio: u32) -> Result {
-        self.change(space_of_zone(pio)?, |lane| {
-            if lane.zones.len() >= bus::MAX_ZONES {
-                return Err(refuse(ENOSPC, c"too many coalesced zones"));
-            }
-            let at = lane.zones.partition_point(|z| z.addr <= addr);
+        let zone = Zone { addr, size };
+        self.change(Zone::space(pio)?, |lane| {
+            let at = zone
+                .place(&lane.zones)
+                .ok_or_else(|| refuse(ENOSPC, c"too many coalesced zones"))?;
             lane.zones
-                .insert_within_capacity(at, Zone { addr, size })
+                .insert_within_capacity(at, zone)
                 .map_err(|_| ENOMEM)
         })
     }
@@ -202,7 +202,7 @@ impl Io {
     /// `KVM_UNREGISTER_COALESCED_MMIO`: forgets all zones that contain `[addr, addr + size)`, if any.
     /// `EINVAL` as above; `ENOMEM`.
     pub(crate) fn unregister_zone(&self, addr: u64, size: u32, pio: u32) -> Result {
-        self.change(space_of_zone(pio)?, |lane| {
+        self.change(Zone::space(pio)?, |lane| {
             lane.zones.retain(|z| !z.contains(addr, u64::from(size)));
             Ok(())
         })
@@ -226,17 +226,6 @@ impl Io {
 
 fn eventfd(fd: i32) -> Result<EventFd> {
     EventFd::get(u32::try_from(fd).map_err(|_| EBADF)?)
-}
-
-fn space_of_zone(pio: u32) -> Result<Space> {
-    match pio {
-        0 => Ok(Space::Mmio),
-        1 => Ok(Space::Pio),
-        _ => Err(refuse(
-            EINVAL,
-            c"a coalesced zone is of memory (0) or of ports (1)",
-        )),
-    }
 }
 
 /// A read section on the I/O bus. See [`Io::bus`].
