@@ -123,14 +123,11 @@ impl<F: Family> Vm<F> {
         F::enable_cap(self, c.cap, c.flags, &c.args)
     }
 
-    fn need_irqchip(&self) -> Result {
-        if F::irqchip_ready(self) {
+    fn need_irqchip(ready: bool) -> Result {
+        if ready {
             Ok(())
         } else {
-            Err(trace::refuse(
-                EINVAL,
-                c"the VM has no interrupt controller yet",
-            ))
+            Err(trace::invalid(c"the VM has no interrupt controller yet"))
         }
     }
 
@@ -211,11 +208,12 @@ impl<F: Family> Fd for Vm<F> {
                 Ok(0)
             }
             ioctl::SET_GSI_ROUTING => {
+                Self::need_irqchip(F::takes_routes(this))?;
                 this.irq.set_routing(arg)?;
                 Ok(0)
             }
             ioctl::IRQFD => {
-                this.need_irqchip()?;
+                Self::need_irqchip(F::irqchip_ready(this))?;
                 this.irq.irqfd(&user::get(arg)?)?;
                 Ok(0)
             }

@@ -213,6 +213,10 @@ impl<B: Backend> Family for X86<B> {
         vm.controller.is_split()
     }
 
+    fn takes_routes(vm: &Vm<Self>) -> bool {
+        Self::irqchip_ready(vm)
+    }
+
     fn vcpu(
         vm: &Vm<Self>,
         id: u32,
