@@ -23,6 +23,19 @@ pub(crate) fn invalid(why: &'static CStr) -> Error {
     refuse(error::code::EINVAL, why)
 }
 
+/// The reason of an error that can come from anywhere in a request, so that those who meet it need not
+/// give one.
+#[cold]
+pub(crate) fn explain(error: Error) -> Error {
+    use error::code::{EFAULT, EMFILE, ENFILE, ENOMEM};
+    match error {
+        EFAULT => refuse(error, c"user memory cannot be read or written"),
+        ENOMEM => refuse(error, c"no memory, or the memory cgroup is at its limit"),
+        EMFILE | ENFILE => refuse(error, c"no more descriptors"),
+        error => error,
+    }
+}
+
 /// A message may go to the kernel's log: a guest or user space that causes many gets few through.
 pub(crate) fn may_log() -> bool {
     // SAFETY: No requirement.

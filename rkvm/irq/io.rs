@@ -164,12 +164,13 @@ impl Io {
     pub(crate) fn ioeventfd(&self, args: &bindings::kvm_ioeventfd) -> Result {
         if args.flags & bus::FLAG_DEASSIGN != 0 {
             let eventfd = eventfd(args.fd)?;
+            let absent = || refuse(ENOENT, c"no such ioeventfd");
             let (space, key) =
-                Key::named(args.flags, args.addr, args.len, args.datamatch).ok_or(ENOENT)?;
+                Key::named(args.flags, args.addr, args.len, args.datamatch).ok_or_else(absent)?;
             return self.change(space, |lane| {
                 let is_it = |e: &Event<Arc<EventFd>>| e.key == key && e.signal.same(&eventfd);
-                let at = lane.events.iter().position(is_it).ok_or(ENOENT)?;
-                lane.events.remove(at).map_err(|_| ENOENT)?;
+                let at = lane.events.iter().position(is_it).ok_or_else(absent)?;
+                lane.events.remove(at).map_err(|_| absent())?;
                 Ok(())
             });
         }
@@ -225,7 +226,8 @@ impl Io {
 }
 
 fn eventfd(fd: i32) -> Result<EventFd> {
-    EventFd::get(u32::try_from(fd).map_err(|_| EBADF)?)
+    // A negative one is no descriptor either.
+    EventFd::get(u32::try_from(fd).unwrap_or(u32::MAX))
 }
 
 /// A read section on the I/O bus. See [`Io::bus`].

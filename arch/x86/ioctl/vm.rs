@@ -66,7 +66,7 @@ pub(crate) fn ioctl<B: Backend>(vm: &Arc<Vm<X86<B>>>, cmd: u32, arg: usize) -> R
             if vm.vcpus.len() != 0 {
                 return Err(trace::refuse(EBUSY, c"vCPUs exist already"));
             }
-            let id = u32::try_from(arg).map_err(|_| EINVAL)?;
+            let id = u32::try_from(arg).map_err(|_| trace::invalid(c"vCPU ids have 32 bits"))?;
             vm.family.set_boot_cpu_id(id);
             Ok(0)
         }

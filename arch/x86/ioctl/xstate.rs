@@ -69,7 +69,9 @@ pub(super) fn get_xcrs<B: Backend>(v: &Vcpu<B>) -> rb::kvm_xcrs {
 /// `EINVAL`: flags, too many, or a value that the guest's CPUID does not allow.
 pub(super) fn set_xcrs<B: Backend>(v: &mut Vcpu<B>, x: &rb::kvm_xcrs) -> Result {
     if let Some(xcr0) = args::xcr0(x, &v.features).map_err(trace::invalid)? {
-        v.fpu.set_xcr0(xcr0)?;
+        v.fpu
+            .set_xcr0(xcr0)
+            .map_err(|_| trace::invalid(c"the processor refuses this XCR0"))?;
     }
     Ok(())
 }
