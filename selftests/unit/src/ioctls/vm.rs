@@ -170,15 +170,25 @@ impl Vm {
             r.memory_size &= !0xfff;
             r.userspace_addr &= !0xfff;
         }
-        if let Some(old) = self
-            .list
-            .get(usize::from(how >> 4))
-            .filter(|_| how & 2 != 0)
-        {
-            // Of a slot that is there already.
-            r.slot = old.id;
-            r.memory_size = old.pages << PAGE_SHIFT;
-            r.userspace_addr = old.hva;
+        match self.list.get(usize::from(how >> 4)) {
+            Some(old) if how & 2 != 0 => {
+                // Of a slot that is there already.
+                r.slot = old.id;
+                r.memory_size = old.pages << PAGE_SHIFT;
+                r.userspace_addr = old.hva;
+            }
+            Some(old) if how & 4 != 0 => {
+                // Around one end of it.
+                let end = match how & 8 {
+                    0 => old.base_gfn,
+                    _ => old.gfns().end,
+                };
+                let pages = u64::from(i.u8() & 7) + 1;
+                let gfn = (end + 4).saturating_sub(u64::from(i.u8() & 15));
+                r.guest_phys_addr = gfn << PAGE_SHIFT;
+                r.memory_size = pages << PAGE_SHIFT;
+            }
+            _ => {}
         }
         let change = match self.slots.check(&r, self.end_gfn) {
             Ok(change) => change,
