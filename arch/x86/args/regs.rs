@@ -67,7 +67,7 @@ fn from_table(t: &rb::kvm_dtable) -> DescTable {
 }
 
 /// What `kvm_sregs` and `kvm_sregs2` have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sregs {
     /// CS
     pub cs: Segment,
