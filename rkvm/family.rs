@@ -119,6 +119,11 @@ pub(crate) trait Family: Sized + Send + Sync + 'static {
     /// Interrupts can be injected by routes, irqfds and MSIs: the controllers exist.
     fn irqchip_ready(vm: &Vm<Self>) -> bool;
 
+    /// `KVM_SET_GSI_ROUTING` is allowed now: for some families only once the controllers exist.
+    fn takes_routes(_vm: &Vm<Self>) -> bool {
+        true
+    }
+
     /// A new vCPU in its reset state, `index` being how many there are already.
     ///
     /// # Errors

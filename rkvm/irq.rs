@@ -60,6 +60,8 @@ const _: () = {
     assert!(routing::TYPE_MSI == KVM_IRQ_ROUTING_MSI);
     assert!(*routing::TYPES_OF_FAMILIES.start() == KVM_IRQ_ROUTING_S390_ADAPTER);
     assert!(*routing::TYPES_OF_FAMILIES.end() == KVM_IRQ_ROUTING_XEN_EVTCHN);
+    assert!(routing::IRQFD_DEASSIGN == KVM_IRQFD_FLAG_DEASSIGN);
+    assert!(routing::IRQFD_RESAMPLE == KVM_IRQFD_FLAG_RESAMPLE);
     assert!(routing::MSI_VALID_DEVID == KVM_MSI_VALID_DEVID);
     assert!(size_of::<[u32; routing::ENTRY_WORDS]>() == size_of::<kvm_irq_routing_entry>());
     assert!(coalesced::ENTRY == size_of::<kvm_coalesced_mmio>());

@@ -115,9 +115,10 @@ impl<F: Family> VcpuSet<F> {
     /// Adds one. The VM's creation lock is held.
     fn add(&self, core: Arc<Core<F>>) -> Result {
         let n = self.len();
-        let slot = self.slots.get(n as usize).ok_or(EINVAL)?;
+        let slot = self.slots.get(n as usize);
+        let slot = slot.ok_or_else(|| trace::invalid(c"too many vCPUs"))?;
         if !slot.populate(core) {
-            return Err(EEXIST);
+            return Err(trace::refuse(EEXIST, c"a vCPU is being made already"));
         }
         self.count.store(n + 1, Ordering::Release);
         Ok(())

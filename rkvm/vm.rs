@@ -74,10 +74,10 @@ impl<F: Family> Vm<F> {
     }
 
     fn create_vcpu(this: &Arc<Self>, arg: usize) -> Result<isize> {
-        let id = u32::try_from(arg).map_err(|_| EINVAL)?;
-        if id >= F::MAX_VCPU_ID {
-            return Err(trace::refuse(EINVAL, c"the vCPU id is too large"));
-        }
+        let id = u32::try_from(arg)
+            .ok()
+            .filter(|id| *id < F::MAX_VCPU_ID)
+            .ok_or_else(|| trace::invalid(c"the vCPU id is too large"))?;
         let _creating = this.creating.lock();
         let vcpu = Vcpu::new(this, id)?;
         let file = NewFile::new(c"kvm-vcpu", vcpu.clone())?;
@@ -123,14 +123,11 @@ impl<F: Family> Vm<F> {
         F::enable_cap(self, c.cap, c.flags, &c.args)
     }
 
-    fn need_irqchip(&self) -> Result {
-        if F::irqchip_ready(self) {
+    fn need_irqchip(ready: bool) -> Result {
+        if ready {
             Ok(())
         } else {
-            Err(trace::refuse(
-                EINVAL,
-                c"the VM has no interrupt controller yet",
-            ))
+            Err(trace::invalid(c"the VM has no interrupt controller yet"))
         }
     }
 
@@ -211,11 +208,12 @@ impl<F: Family> Fd for Vm<F> {
                 Ok(0)
             }
             ioctl::SET_GSI_ROUTING => {
+                Self::need_irqchip(F::takes_routes(this))?;
                 this.irq.set_routing(arg)?;
                 Ok(0)
             }
             ioctl::IRQFD => {
-                this.need_irqchip()?;
+                Self::need_irqchip(F::irqchip_ready(this))?;
                 this.irq.irqfd(&user::get(arg)?)?;
                 Ok(0)
             }
@@ -224,7 +222,7 @@ impl<F: Family> Fd for Vm<F> {
                 Ok(0)
             }
             ioctl::SIGNAL_MSI => {
-                this.need_irqchip()?;
+                Self::need_irqchip(F::irqchip_ready(this))?;
                 Ok(this.irq.signal_msi(&user::get(arg)?)? as isize)
             }
             _ => F::vm_ioctl(this, cmd, arg),

@@ -3,6 +3,8 @@
 //! x86: everything that SVM and VMX share, and the two vendors' own rooms.
 
 mod abi;
+#[allow(unreachable_pub, reason = "also compiled on the host, for fuzzing")]
+pub(crate) mod args;
 pub(crate) mod backend;
 mod emu;
 pub(crate) mod exit;
@@ -169,7 +171,7 @@ impl<B: Backend> Family for X86<B> {
                 i32::try_from(size.max(4096)).unwrap_or(4096)
             }
             rb::KVM_CAP_DISABLE_QUIRKS => 1,
-            rb::KVM_CAP_DISABLE_QUIRKS2 => i32::try_from(vm::QUIRKS).unwrap_or(0),
+            rb::KVM_CAP_DISABLE_QUIRKS2 => i32::try_from(args::vm::QUIRKS).unwrap_or(0),
             rb::KVM_CAP_X2APIC_API if vm.is_some_and(|v| !v.controller.is_split()) => 3,
             number => cap::value(abi::CAPS, number),
         }
@@ -209,6 +211,10 @@ impl<B: Backend> Family for X86<B> {
 
     fn irqchip_ready(vm: &Vm<Self>) -> bool {
         vm.controller.is_split()
+    }
+
+    fn takes_routes(vm: &Vm<Self>) -> bool {
+        Self::irqchip_ready(vm)
     }
 
     fn vcpu(

@@ -10,6 +10,7 @@ mod enter;
 pub(crate) mod intercepts;
 pub(crate) mod msrpm;
 pub(crate) mod npt;
+pub(crate) mod seg;
 mod vcpu;
 pub(crate) mod vmcb;
 

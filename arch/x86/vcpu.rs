@@ -61,8 +61,8 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) features: GuestFeatures,
     /// MSRs that live in the model.
     pub(crate) msrs: MsrState,
-    /// CR3 and the PDPTEs that user space gave for it; shown again as long as CR3 stays the same.
-    /// The processor reads those in memory.
+    /// CR3 and the PDPTEs that user space gave for it; shown again as long as CR3 stays the same, as
+    /// in-tree KVM does. The processor reads those in memory.
     pub(crate) pdptes: Option<(u64, [u64; 4])>,
     /// IA32_XSS
     pub(crate) xss: u64,

@@ -3,12 +3,13 @@
 //! What x86 keeps for a VM besides memory, routes and vCPUs: quirks, MSR filter, clock.
 
 use super::{
+    args::vm::QUIRKS,
     host::Host,
     model::msr::filter::{self, Range},
     msr::Access,
     time::VmTime,
 };
-use crate::{bindings as rb, host::srcu_cell::SrcuCell};
+use crate::host::srcu_cell::SrcuCell;
 use core::{
     ops::Deref,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -54,11 +55,6 @@ pub(crate) struct VmState {
     wall_clock: AtomicU64,
     identity_map: AtomicU64,
 }
-
-/// The quirks that can be switched off (`KVM_CAP_DISABLE_QUIRKS2`).
-pub(crate) const QUIRKS: u64 = rb::KVM_X86_QUIRK_LINT0_REENABLED as u64
-    | rb::KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT as u64
-    | rb::KVM_X86_QUIRK_STUFF_FEATURE_MSRS as u64;
 
 impl VmState {
     /// A new VM's.

@@ -28,7 +28,7 @@ macro_rules! ioctls {
     ($($(#[$meta:meta])* $name:ident = $dir:ident($nr:literal $(, $ty:ty)?) on $($on:ident)|+;)*) => {
         $(
             $(#[$meta])*
-            pub(crate) const $name: u32 = ::kernel::ioctl::$dir$(::<$ty>)?(
+            pub(crate) const $name: u32 = $crate::host::uapi::$dir$(::<$ty>)?(
                 $crate::abi::ioctl::KVMIO,
                 $nr,
             );

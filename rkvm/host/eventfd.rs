@@ -14,6 +14,7 @@ use kernel::{
     types::Opaque,
 };
 
+use super::trace;
 use crate::bindings;
 
 /// The file of an eventfd, held open.
@@ -23,23 +24,35 @@ use crate::bindings;
 /// The pointer is a reference that we own to an eventfd's `struct file`.
 pub(crate) struct EventFile(NonNull<c::file>);
 
+/// The reason that goes with an error of the kernel's.
+#[cold]
+fn refused(error: Error) -> Error {
+    match error {
+        EBADF => trace::refuse(error, c"the descriptor of an eventfd is not open"),
+        EINVAL => trace::refuse(error, c"the descriptor is no eventfd's"),
+        EBUSY => trace::refuse(error, c"the eventfd is an irqfd already"),
+        error => error,
+    }
+}
+
 impl EventFile {
     /// Takes a reference to the open file `fd`. `EBADF` if there is none, `EINVAL` if it is no eventfd.
     pub(crate) fn get(fd: u32) -> Result<Self> {
         // The ABI has descriptors both signed and unsigned; none is above `i32::MAX`.
-        let fd = i32::try_from(fd).map_err(|_| EBADF)?;
+        let fd = i32::try_from(fd).map_err(|_| refused(EBADF))?;
         // SAFETY: Any number may be asked for.
-        let file = from_err_ptr(unsafe { c::eventfd_fget(fd) })?;
+        let file = from_err_ptr(unsafe { c::eventfd_fget(fd) }).map_err(refused)?;
         // INVARIANT: `eventfd_fget` gave us a reference.
-        Ok(Self(NonNull::new(file).ok_or(EBADF)?))
+        Ok(Self(NonNull::new(file).ok_or_else(|| refused(EBADF))?))
     }
 
     /// The eventfd behind the file.
     pub(crate) fn eventfd(&self) -> Result<EventFd> {
         // SAFETY: By the invariant, the file is valid.
-        let ctx = from_err_ptr(unsafe { c::eventfd_ctx_fileget(self.0.as_ptr()) })?;
+        let ctx = from_err_ptr(unsafe { c::eventfd_ctx_fileget(self.0.as_ptr()) });
         // INVARIANT: `eventfd_ctx_fileget` gave us a reference.
-        Ok(EventFd(NonNull::new(ctx).ok_or(EINVAL)?))
+        let ctx = NonNull::new(ctx.map_err(refused)?).ok_or_else(|| refused(EINVAL))?;
+        Ok(EventFd(ctx))
     }
 }
 
@@ -155,7 +168,7 @@ impl<L: Listen> Listener<L> {
         // its memory or any of the other fields goes. `wake` is sound for an entry within `Self`.
         let ret = unsafe { bindings::rkvm_eventfd_listen(file.0.as_ptr(), this.entry.get()) };
         if ret < 0 {
-            to_result(ret)?;
+            to_result(ret).map_err(refused)?;
         }
         // INVARIANT: The entry is on the queue.
         this.listening.store(true, Relaxed);

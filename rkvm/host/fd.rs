@@ -5,6 +5,7 @@
 //! A type that implements [`Fd`] becomes the object behind a file; the file holds one reference
 //! (`Arc`) and the module is pinned as long as any file lives.
 
+use super::trace;
 use crate::bindings as rb;
 use core::marker::PhantomData;
 use kernel::{
@@ -73,7 +74,7 @@ impl<T: Fd> Table<T> {
         // SAFETY: The kernel calls this on an open file only, whose private data `open` set.
         match unsafe { Self::with(file, |this| T::ioctl(this, cmd, arg)) } {
             Ok(v) => v as c_long,
-            Err(e) => e.to_errno() as c_long,
+            Err(e) => trace::explain(e).to_errno() as c_long,
         }
     }
 

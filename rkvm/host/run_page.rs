@@ -4,6 +4,7 @@
 //!
 //! Never borrowed: values are copied in and out, each once, so that what was checked is what is used (CVE-2021-29657 and its like are what happens else).
 
+use super::trace;
 use crate::bindings as rb;
 use kernel::{
     alloc::flags::{GFP_KERNEL_ACCOUNT, __GFP_ZERO},
@@ -102,9 +103,9 @@ impl SharedPage {
         let wanted = offset
             .checked_add(count)
             .and_then(|end| pages.get(offset..end))
-            .ok_or(EINVAL)?;
+            .ok_or_else(|| trace::invalid(c"a vCPU's mapping reaches beyond its pages"))?;
         if vma.executable() {
-            return Err(EINVAL);
+            return Err(trace::invalid(c"a vCPU's pages cannot be executed"));
         }
         vma.try_clear_mayexec()?;
         vma.set_dontexpand();

@@ -8,6 +8,8 @@ use kernel::{
     uaccess::{UserPtr, UserSlice},
 };
 
+pub(crate) use kernel::ioctl::{_IO, _IOR, _IOW, _IOWR};
+
 /// A structure of the uapi that may be copied in as bytes.
 ///
 /// # Safety

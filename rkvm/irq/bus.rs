@@ -34,7 +34,7 @@ pub enum Space {
     Pio,
 }
 
-/// Why an ioeventfd was refused. User space gets `EINVAL` for each.
+/// Why an ioeventfd or a zone was refused. User space gets `EINVAL` for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// A flag that does not exist, or a space that this module does not serve.
@@ -45,6 +45,8 @@ pub enum Refused {
     Range,
     /// A value cannot be matched when the length is any.
     MatchWithoutLength,
+    /// A zone of neither memory (0) nor ports (1).
+    Space(u32),
 }
 
 impl Refused {
@@ -55,6 +57,7 @@ impl Refused {
             Self::Length(_) => c"the length of an ioeventfd is 0, 1, 2, 4 or 8",
             Self::Range => c"the range of an ioeventfd leaves the address space",
             Self::MatchWithoutLength => c"an ioeventfd of any length cannot match a value",
+            Self::Space(_) => c"a coalesced zone is of memory (0) or of ports (1)",
         }
     }
 }
@@ -197,6 +200,23 @@ pub struct Zone {
 }
 
 impl Zone {
+    /// The space that `kvm_coalesced_mmio_zone.pio` names.
+    ///
+    /// # Errors
+    /// [`Refused::Space`]
+    pub fn space(pio: u32) -> Result<Space, Refused> {
+        match pio {
+            0 => Ok(Space::Mmio),
+            1 => Ok(Space::Pio),
+            _ => Err(Refused::Space(pio)),
+        }
+    }
+
+    /// Where to insert it into the sorted `zones`; `None` if there are [`MAX_ZONES`].
+    pub fn place(&self, zones: &[Zone]) -> Option<usize> {
+        (zones.len() < MAX_ZONES).then(|| zones.partition_point(|z| z.addr <= self.addr))
+    }
+
     /// Whether all of `len` bytes at `addr` lie in the zone.
     #[inline]
     pub fn contains(&self, addr: u64, len: u64) -> bool {

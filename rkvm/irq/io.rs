@@ -164,12 +164,13 @@ impl Io {
     pub(crate) fn ioeventfd(&self, args: &bindings::kvm_ioeventfd) -> Result {
         if args.flags & bus::FLAG_DEASSIGN != 0 {
             let eventfd = eventfd(args.fd)?;
+            let absent = || refuse(ENOENT, c"no such ioeventfd");
             let (space, key) =
-                Key::named(args.flags, args.addr, args.len, args.datamatch).ok_or(ENOENT)?;
+                Key::named(args.flags, args.addr, args.len, args.datamatch).ok_or_else(absent)?;
             return self.change(space, |lane| {
                 let is_it = |e: &Event<Arc<EventFd>>| e.key == key && e.signal.same(&eventfd);
-                let at = lane.events.iter().position(is_it).ok_or(ENOENT)?;
-                lane.events.remove(at).map_err(|_| ENOENT)?;
+                let at = lane.events.iter().position(is_it).ok_or_else(absent)?;
+                lane.events.remove(at).map_err(|_| absent())?;
                 Ok(())
             });
         }
@@ -188,13 +189,13 @@ impl Io {
     /// `KVM_REGISTER_COALESCED_MMIO`: writes that lie in `[addr, addr + size)` go to the ring. `pio` is
     /// 0 or 1, else `EINVAL`. `ENOSPC`: too many zones; `ENOMEM`.
     pub(crate) fn register_zone(&self, addr: u64, size: u32, pio: u32) -> Result {
-        self.change(space_of_zone(pio)?, |lane| {
-            if lane.zones.len() >= bus::MAX_ZONES {
-                return Err(refuse(ENOSPC, c"too many coalesced zones"));
-            }
-            let at = lane.zones.partition_point(|z| z.addr <= addr);
+        let zone = Zone { addr, size };
+        self.change(Zone::space(pio)?, |lane| {
+            let at = zone
+                .place(&lane.zones)
+                .ok_or_else(|| refuse(ENOSPC, c"too many coalesced zones"))?;
             lane.zones
-                .insert_within_capacity(at, Zone { addr, size })
+                .insert_within_capacity(at, zone)
                 .map_err(|_| ENOMEM)
         })
     }
@@ -202,7 +203,7 @@ impl Io {
     /// `KVM_UNREGISTER_COALESCED_MMIO`: forgets all zones that contain `[addr, addr + size)`, if any.
     /// `EINVAL` as above; `ENOMEM`.
     pub(crate) fn unregister_zone(&self, addr: u64, size: u32, pio: u32) -> Result {
-        self.change(space_of_zone(pio)?, |lane| {
+        self.change(Zone::space(pio)?, |lane| {
             lane.zones.retain(|z| !z.contains(addr, u64::from(size)));
             Ok(())
         })
@@ -225,18 +226,8 @@ impl Io {
 }
 
 fn eventfd(fd: i32) -> Result<EventFd> {
-    EventFd::get(u32::try_from(fd).map_err(|_| EBADF)?)
-}
-
-fn space_of_zone(pio: u32) -> Result<Space> {
-    match pio {
-        0 => Ok(Space::Mmio),
-        1 => Ok(Space::Pio),
-        _ => Err(refuse(
-            EINVAL,
-            c"a coalesced zone is of memory (0) or of ports (1)",
-        )),
-    }
+    // A negative one is no descriptor either.
+    EventFd::get(u32::try_from(fd).unwrap_or(u32::MAX))
 }
 
 /// A read section on the I/O bus. See [`Io::bus`].

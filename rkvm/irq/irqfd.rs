@@ -22,12 +22,11 @@ use kernel::{
     workqueue,
 };
 
-use super::{lines::Lines, routing::MAX_ROUTES, Controller, SOURCE_RESAMPLE};
+use super::{lines::Lines, routing, Controller, SOURCE_RESAMPLE};
 use crate::{
     bindings,
     host::{
         eventfd::{EventFd, EventFile, Listen, Listener},
-        trace::refuse,
         workqueue::flush,
     },
 };
@@ -134,25 +133,18 @@ impl Resamplers {
 impl<C: Controller> Lines<C> {
     /// `KVM_IRQFD`; see [`super::Irq::irqfd`].
     pub(super) fn irqfd(this: &Arc<Self>, args: &bindings::kvm_irqfd) -> Result {
-        const DEASSIGN: u32 = bindings::KVM_IRQFD_FLAG_DEASSIGN;
-        const RESAMPLE: u32 = bindings::KVM_IRQFD_FLAG_RESAMPLE;
-
-        if args.flags & !(DEASSIGN | RESAMPLE) != 0 {
-            return Err(refuse(EINVAL, c"unknown flag of an irqfd"));
-        }
-        if args.flags & DEASSIGN != 0 {
-            let eventfd = EventFd::get(args.fd)?;
-            this.remove_if(|irqfd| {
-                irqfd.listen().gsi == args.gsi && irqfd.eventfd().same(&eventfd)
-            });
-            return Ok(());
-        }
-
-        let resample = args.flags & RESAMPLE != 0;
+        let resample = match routing::Irqfd::from_flags(args.flags)? {
+            routing::Irqfd::Deassign => {
+                let eventfd = EventFd::get(args.fd)?;
+                this.remove_if(|irqfd| {
+                    irqfd.listen().gsi == args.gsi && irqfd.eventfd().same(&eventfd)
+                });
+                return Ok(());
+            }
+            routing::Irqfd::Assign { resample } => resample,
+        };
         this.controller().irqfd_ok(resample)?;
-        if !usize::try_from(args.gsi).is_ok_and(|gsi| gsi < MAX_ROUTES) {
-            return Err(refuse(EINVAL, c"an irqfd's gsi is not below 4096"));
-        }
+        routing::gsi_index(args.gsi)?;
         let file = EventFile::get(args.fd)?;
         let resamplefd = match resample {
             true => Some(EventFd::get(args.resamplefd)?),

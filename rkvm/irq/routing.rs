@@ -27,6 +27,53 @@ pub const TYPES_OF_FAMILIES: core::ops::RangeInclusive<u32> = 3..=5;
 /// `KVM_MSI_VALID_DEVID`, in routing entries and in `struct kvm_msi`.
 pub const MSI_VALID_DEVID: u32 = 1;
 
+/// `KVM_IRQFD_FLAG_DEASSIGN`.
+pub const IRQFD_DEASSIGN: u32 = 1 << 0;
+/// `KVM_IRQFD_FLAG_RESAMPLE`.
+pub const IRQFD_RESAMPLE: u32 = 1 << 1;
+
+/// What `KVM_IRQFD` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Irqfd {
+    /// The eventfd drives the line no longer.
+    Deassign,
+    /// It drives the line from now on.
+    Assign {
+        /// ... until the guest ends the interrupt, of which another eventfd hears.
+        resample: bool,
+    },
+}
+
+impl Irqfd {
+    /// Decodes the flags.
+    ///
+    /// # Errors
+    /// [`Refused::IrqfdFlags`]
+    pub fn from_flags(flags: u32) -> Result<Self, Refused> {
+        if flags & !(IRQFD_DEASSIGN | IRQFD_RESAMPLE) != 0 {
+            return Err(Refused::IrqfdFlags(flags));
+        }
+        Ok(if flags & IRQFD_DEASSIGN != 0 {
+            Self::Deassign
+        } else {
+            Self::Assign {
+                resample: flags & IRQFD_RESAMPLE != 0,
+            }
+        })
+    }
+}
+
+/// A gsi that an irqfd or a route may name, as an index.
+///
+/// # Errors
+/// [`Refused::Gsi`]
+pub fn gsi_index(gsi: u32) -> Result<usize, Refused> {
+    usize::try_from(gsi)
+        .ok()
+        .filter(|gsi| *gsi < MAX_ROUTES)
+        .ok_or(Refused::Gsi(gsi))
+}
+
 /// A message-signalled interrupt: what a device writes where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Msi {
@@ -101,6 +148,8 @@ pub enum Refused {
     Flags(u32),
     /// This gsi leads to two things that exclude each other: only pins of different chips can share.
     Conflict(u32),
+    /// An irqfd's flag that does not exist.
+    IrqfdFlags(u32),
     /// The caller's arrays do not have the sizes that [`sizes`] asks for.
     Sizes,
 }
@@ -110,10 +159,11 @@ impl Refused {
     pub fn why(&self) -> &'static CStr {
         match self {
             Self::TooMany => c"more than 4096 interrupt routes",
-            Self::Gsi(_) => c"a route's gsi is not below 4096",
+            Self::Gsi(_) => c"a gsi is not below 4096",
             Self::Type(_) => c"unknown type of interrupt route",
             Self::Flags(_) => c"unknown flag of an interrupt route",
             Self::Conflict(_) => c"a gsi is routed twice, and not to pins of different chips",
+            Self::IrqfdFlags(_) => c"unknown flag of an irqfd",
             Self::Sizes => c"index arrays of the wrong size",
         }
     }
@@ -172,11 +222,7 @@ pub fn sizes(entries: &[Entry]) -> Result<Sizes, Refused> {
     }
     let mut sizes = Sizes { starts: 1, pins: 0 };
     for e in entries {
-        let gsi = usize::try_from(e.gsi).map_err(|_| Refused::Gsi(e.gsi))?;
-        if gsi >= MAX_ROUTES {
-            return Err(Refused::Gsi(e.gsi));
-        }
-        sizes.starts = sizes.starts.max(gsi + 2);
+        sizes.starts = sizes.starts.max(gsi_index(e.gsi)? + 2);
         sizes.pins += usize::from(matches!(e.target, Target::Pin { .. }));
     }
     Ok(sizes)

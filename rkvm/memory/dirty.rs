@@ -13,7 +13,7 @@ use kernel::{
     uaccess::{UserPtr, UserSlice},
 };
 
-use super::{bitmap::Bitmap, slots::MAX_SLOTS, stage2::Entry, Memory, Remote, Shadow, Slot};
+use super::{bitmap::Bitmap, slots::Refused, stage2::Entry, Memory, Remote, Shadow, Slot};
 
 /// Words that are taken before processors are made to flush and user space gets them.
 const BATCH: usize = 4096;
@@ -65,12 +65,8 @@ impl<E: Entry, R: Remote> Memory<E, R> {
     pub(crate) fn clear_dirty_log(&self, id: u32, first: u64, pages: u64, from: UserPtr) -> Result {
         let _writer = self.writer.lock();
         let (slot, _) = self.logged(id)?;
-        let left = slot.pages.checked_sub(first).ok_or(EINVAL)?;
-        if first % 64 != 0 || pages > left || (pages < left && pages % 64 != 0) {
-            return Err(EINVAL);
-        }
-        let base = usize::try_from(first / 64)?;
-        let words = usize::try_from(pages.div_ceil(64))?;
+        let Range { start: base, end } = slot.words_of(first, pages)?;
+        let words = end - base;
         let mut batch = KVVec::with_capacity(words.min(BATCH), GFP_KERNEL_ACCOUNT)?;
         for at in (0..words).step_by(BATCH) {
             let len = BATCH.min(words - at);
@@ -88,12 +84,10 @@ impl<E: Entry, R: Remote> Memory<E, R> {
 
     /// A slot with a log, and the number of the log's words.
     fn logged(&self, id: u32) -> Result<(Slot, usize)> {
-        if id >= MAX_SLOTS {
-            return Err(EINVAL);
-        }
         let slots = self.shadow.slots.read();
-        let slot = slots.by_id(id).ok_or(ENOENT)?;
-        let words = slot.dirty.as_deref().map(Bitmap::words).ok_or(ENOENT)?;
+        let slot = slots.named(id)?;
+        let words = slot.dirty.as_deref().map(Bitmap::words);
+        let words = words.ok_or(Refused::Absent(c"the slot has no dirty log"))?;
         Ok((slot.clone(), words))
     }
 }

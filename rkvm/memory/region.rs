@@ -11,13 +11,14 @@ use super::{
     stage2::Entry,
     Memory, Remote, Shadow, Slot, SlotSet,
 };
-use crate::host::{grow_vec::NoMemory, mm};
+use crate::host::{grow_vec::NoMemory, mm, trace};
 
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Invalid => EINVAL,
-            Refused::Exists => EEXIST,
+            Refused::Invalid(why) => trace::invalid(why),
+            Refused::Exists => trace::refuse(EEXIST, c"the slot overlaps another"),
+            Refused::Absent(why) => trace::refuse(ENOENT, why),
             Refused::NoMemory => ENOMEM,
         }
     }
@@ -67,7 +68,9 @@ impl<E: Entry, R: Remote> Memory<E, R> {
         let hva = usize::try_from(region.userspace_addr)?;
         let size = usize::try_from(region.memory_size)?;
         if mm::untagged(hva) != hva || !mm::access_ok(hva, size) {
-            return Err(EINVAL);
+            return Err(trace::invalid(
+                c"the slot's user addresses are not user space's",
+            ));
         }
         let shadow = &*self.shadow;
         let mut writer = self.writer.lock();

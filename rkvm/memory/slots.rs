@@ -5,7 +5,7 @@
 //! Pure: no kernel, tested on the host against a plain list. Units: `gfn` and `pages` in guest pages
 //! of [`PAGE_SHIFT`], `hva` in bytes of user address space.
 
-use core::ops::Range;
+use core::{ffi::CStr, ops::Range};
 
 use crate::host::grow_vec::{GrowVec, NoMemory};
 
@@ -53,7 +53,31 @@ pub struct Slot<D> {
     pub dirty: D,
 }
 
+/// No slot can have the number.
+const NO_SUCH_ID: &CStr = c"slot numbers are below 32764, in address space 0";
+
 impl<D> Slot<D> {
+    /// The words of the slot's dirty bitmap for `pages` pages from `first`, as
+    /// `KVM_CLEAR_DIRTY_LOG` (Documentation/virt/kvm/api.rst, 4.117) may name them.
+    ///
+    /// # Errors
+    /// [`Refused::Invalid`]: not in the slot, `first` is no multiple of 64, or `pages` is none and
+    /// does not end with the slot.
+    pub fn words_of(&self, first: u64, pages: u64) -> Result<Range<usize>, Refused> {
+        let left = self
+            .pages
+            .checked_sub(first)
+            .filter(|left| pages <= *left)
+            .ok_or(Refused::Invalid(c"the pages to clear are not in the slot"))?;
+        if first % 64 != 0 || (pages < left && pages % 64 != 0) {
+            return Err(Refused::Invalid(
+                c"the pages to clear start and end at multiples of 64, or at the slot's end",
+            ));
+        }
+        let word = |n| usize::try_from(n).map_err(|_| Refused::NoMemory);
+        Ok(word(first / 64)?..word(first / 64 + pages.div_ceil(64))?)
+    }
+
     /// The guest frames.
     #[inline]
     pub fn gfns(&self) -> Range<u64> {
@@ -100,10 +124,12 @@ impl<D> Slot<D> {
 /// Why a region is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// `EINVAL`: what is asked makes no sense.
-    Invalid,
+    /// `EINVAL`: what is asked makes no sense, and why.
+    Invalid(&'static CStr),
     /// `EEXIST`: another slot has some of these guest frames.
     Exists,
+    /// `ENOENT`: there is no such slot, or none with a log; which of the two.
+    Absent(&'static CStr),
     /// `ENOMEM`.
     NoMemory,
 }
@@ -211,6 +237,17 @@ impl<D: Clone> Slots<D> {
         self.find(gfn)
     }
 
+    /// The slot that a dirty log's request names.
+    ///
+    /// # Errors
+    /// [`Refused::Invalid`]: no slot can have this id. [`Refused::Absent`]: no slot has.
+    pub fn named(&self, id: u32) -> Result<&Slot<D>, Refused> {
+        if id >= MAX_SLOTS {
+            return Err(Refused::Invalid(NO_SUCH_ID));
+        }
+        self.by_id(id).ok_or(Refused::Absent(c"no such slot"))
+    }
+
     /// The slots that some of `hva` backs.
     pub fn by_hva(&self, hva: Range<u64>) -> ByHva<'_, D> {
         ByHva {
@@ -239,35 +276,43 @@ impl<D: Clone> Slots<D> {
     /// `end_gfn` is the first guest frame that the VM cannot have. That the user addresses are
     /// user space's is for the caller to check.
     pub fn check(&self, region: &Region, end_gfn: u64) -> Result<Change, Refused> {
+        let invalid = |why| Err(Refused::Invalid(why));
         let offsets = region.memory_size | region.guest_phys_addr | region.userspace_addr;
         let pages = region.memory_size >> PAGE_SHIFT;
-        if region.flags & !(LOG_DIRTY | READONLY) != 0
-            || region.slot >= MAX_SLOTS
-            || offsets & ((1 << PAGE_SHIFT) - 1) != 0
-            || region
-                .userspace_addr
-                .checked_add(region.memory_size)
-                .is_none()
-            || pages > MAX_PAGES
+        if region.flags & !(LOG_DIRTY | READONLY) != 0 {
+            return invalid(c"unknown flag of a memory slot");
+        }
+        if region.slot >= MAX_SLOTS {
+            return invalid(NO_SUCH_ID);
+        }
+        if offsets & ((1 << PAGE_SHIFT) - 1) != 0 {
+            return invalid(c"addresses and size of a slot are multiples of 4096");
+        }
+        if region
+            .userspace_addr
+            .checked_add(region.memory_size)
+            .is_none()
         {
-            return Err(Refused::Invalid);
+            return invalid(c"the slot's user addresses wrap around");
+        }
+        if pages > MAX_PAGES {
+            return invalid(c"a slot has less than 2^31 pages");
         }
         let old = self.by_id(region.slot);
         if pages == 0 {
             return match old {
                 Some(_) => Ok(Change::Delete),
-                None => Err(Refused::Invalid),
+                None => invalid(c"there is no such slot to delete"),
             };
         }
         let base_gfn = region.guest_phys_addr >> PAGE_SHIFT;
         let change = match old {
             None => Change::Create,
-            Some(old)
-                if old.hva != region.userspace_addr
-                    || old.pages != pages
-                    || (old.flags ^ region.flags) & READONLY != 0 =>
-            {
-                return Err(Refused::Invalid)
+            Some(old) if old.hva != region.userspace_addr || old.pages != pages => {
+                return invalid(c"a slot keeps its size and user address until it is deleted")
+            }
+            Some(old) if (old.flags ^ region.flags) & READONLY != 0 => {
+                return invalid(c"a slot stays read-only or not until it is deleted")
             }
             Some(old) if old.base_gfn != base_gfn => Change::Move,
             Some(old) if old.flags != region.flags => return Ok(Change::Flags),
@@ -276,7 +321,7 @@ impl<D: Clone> Slots<D> {
         // Frame numbers are far from the end of their type, so this also refuses what wraps around.
         let gfns = base_gfn..base_gfn + pages;
         if gfns.end > end_gfn {
-            return Err(Refused::Invalid);
+            return invalid(c"the slot lies beyond the VM's physical addresses");
         }
         if self.overlaps(&gfns, region.slot) {
             return Err(Refused::Exists);

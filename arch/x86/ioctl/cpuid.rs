@@ -3,9 +3,10 @@
 //! `KVM_SET_CPUID2`, `KVM_GET_CPUID2`, `KVM_GET_SUPPORTED_CPUID`.
 
 use super::super::{
+    args::regs as args,
     backend::{Backend, HwVcpu},
     host::{cpuid, Host},
-    model::cpuid::{dynamic, CpuidTable, Entry, GuestFeatures, Regs, MAX_ENTRIES},
+    model::cpuid::{dynamic, CpuidTable, Entry, GuestFeatures, MAX_ENTRIES},
     run,
     vcpu::Vcpu,
     X86,
@@ -15,19 +16,6 @@ use kernel::{alloc::KVVec, prelude::*};
 
 /// Header of `kvm_cpuid2`: count and padding.
 type Header = [u32; 2];
-
-fn out(e: &Entry) -> rb::kvm_cpuid_entry2 {
-    rb::kvm_cpuid_entry2 {
-        function: e.function,
-        index: e.index,
-        flags: e.flags,
-        eax: e.regs.eax,
-        ebx: e.regs.ebx,
-        ecx: e.regs.ecx,
-        edx: e.regs.edx,
-        ..user::zeroed()
-    }
-}
 
 /// `KVM_SET_CPUID2`
 ///
@@ -43,19 +31,7 @@ pub(super) fn set<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, arg: usize) -> Result<i
     let raw = user::get_array::<Header, rb::kvm_cpuid_entry2>(arg, n)?;
     let mut entries = KVVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
     for e in raw.iter() {
-        let regs = Regs {
-            eax: e.eax,
-            ebx: e.ebx,
-            ecx: e.ecx,
-            edx: e.edx,
-        };
-        let entry = Entry {
-            function: e.function,
-            index: e.index,
-            flags: e.flags,
-            regs,
-        };
-        entries.push(entry, GFP_KERNEL_ACCOUNT)?;
+        entries.push(args::from_cpuid_entry(e), GFP_KERNEL_ACCOUNT)?;
     }
     CpuidTable::sort(&mut entries);
     if ctx.vcpu.has_run {
@@ -104,7 +80,7 @@ pub(super) fn get<B: Backend>(ctx: &Ctx<'_, X86<B>>, arg: usize) -> Result<isize
         };
         user::put(
             user::element::<Header, rb::kvm_cpuid_entry2>(arg, i)?,
-            &out(&now),
+            &args::cpuid_entry(&now),
         )?;
     }
     user::put(arg, &[needed, pad])?;
@@ -125,7 +101,7 @@ pub(super) fn supported(arg: usize) -> Result<isize> {
         }
         user::put(
             user::element::<Header, rb::kvm_cpuid_entry2>(arg, n)?,
-            &out(&e),
+            &args::cpuid_entry(&e),
         )?;
         n += 1;
         Ok(())

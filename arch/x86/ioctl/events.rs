@@ -4,15 +4,16 @@
 
 use super::super::{
     abi,
+    args::events as args,
     backend::{Backend, HwVcpu},
     model::{
-        events::VcpuEvents,
         lapic::{Signals, PAGE_SIZE},
         msr::mce::{Event, Injected},
         regs::{cr4, vector, Exception},
     },
     run,
     vcpu::{MpState, Vcpu},
+    vm::VmState,
     X86,
 };
 use crate::{abi::user, bindings as rb, family::Ctx, host::trace};
@@ -123,12 +124,19 @@ pub(super) fn set_mp_state<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, s: &rb::kvm_mp
     Ok(())
 }
 
+fn enabled(vm: &VmState) -> args::Enabled {
+    args::Enabled {
+        payloads: vm.exception_payload(),
+        triple_fault: vm.triple_fault_event(),
+    }
+}
+
 /// `KVM_GET_VCPU_EVENTS`
 pub(super) fn get<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) -> rb::kvm_vcpu_events {
-    let payloads = ctx.vm.family.exception_payload();
+    let enabled = enabled(&ctx.vm.family);
     let v = &mut *ctx.vcpu;
     v.events.set_nmi_masked(v.hw.nmi_masked());
-    if !payloads {
+    if !enabled.payloads {
         // User space would lose the payload: it takes effect now.
         match v.events.take_payload() {
             Some((vector::PF, cr2)) => v.hw.set_cr2(cr2),
@@ -136,36 +144,8 @@ pub(super) fn get<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) -> rb::kvm_vcpu_events 
             _ => {}
         }
     }
-    let e = v.events.save(payloads);
-    let mut out: rb::kvm_vcpu_events = user::zeroed();
-    out.exception.injected = u8::from(e.exception_injected);
-    out.exception.pending = u8::from(e.exception_pending);
-    out.exception.nr = e.exception_nr;
-    out.exception.has_error_code = u8::from(e.exception_error.is_some());
-    out.exception.error_code = e.exception_error.unwrap_or(0);
-    out.exception_has_payload = u8::from(e.exception_payload.is_some());
-    out.exception_payload = e.exception_payload.unwrap_or(0);
-    out.interrupt.injected = u8::from(e.interrupt_injected);
-    out.interrupt.nr = e.interrupt_nr;
-    out.interrupt.soft = u8::from(e.interrupt_soft);
-    out.interrupt.shadow = if v.hw.interrupt_shadow() {
-        (rb::KVM_X86_SHADOW_INT_STI | rb::KVM_X86_SHADOW_INT_MOV_SS) as u8
-    } else {
-        0
-    };
-    out.nmi.injected = u8::from(e.nmi_injected);
-    out.nmi.pending = u8::from(e.nmi_pending);
-    out.nmi.masked = u8::from(e.nmi_masked);
-    out.sipi_vector = u32::from(v.sipi_vector);
-    out.flags = rb::KVM_VCPUEVENT_VALID_NMI_PENDING | rb::KVM_VCPUEVENT_VALID_SHADOW;
-    if payloads {
-        out.flags |= rb::KVM_VCPUEVENT_VALID_PAYLOAD;
-    }
-    if ctx.vm.family.triple_fault_event() {
-        out.triple_fault.pending = u8::from(e.triple_fault_pending);
-        out.flags |= rb::KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
-    }
-    out
+    let e = v.events.save(enabled.payloads);
+    args::encode(&e, enabled, v.hw.interrupt_shadow(), v.sipi_vector)
 }
 
 /// `KVM_SET_VCPU_EVENTS`
@@ -173,62 +153,19 @@ pub(super) fn get<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) -> rb::kvm_vcpu_events 
 /// # Errors
 /// `EINVAL`: flags that are not defined or not enabled, SMM, or an impossible exception.
 pub(super) fn set<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, e: &rb::kvm_vcpu_events) -> Result {
-    let vm = &ctx.vm.family;
-    let mut allowed = rb::KVM_VCPUEVENT_VALID_NMI_PENDING
-        | rb::KVM_VCPUEVENT_VALID_SIPI_VECTOR
-        | rb::KVM_VCPUEVENT_VALID_SHADOW
-        | rb::KVM_VCPUEVENT_VALID_SMM;
-    if vm.exception_payload() {
-        allowed |= rb::KVM_VCPUEVENT_VALID_PAYLOAD;
-    }
-    if vm.triple_fault_event() {
-        allowed |= rb::KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
-    }
-    if e.flags & !allowed != 0 {
-        return Err(trace::refuse(EINVAL, c"event flags that are not enabled"));
-    }
-    let smm = e.smi.smm | e.smi.pending | e.smi.smm_inside_nmi | e.smi.latched_init;
-    if e.flags & rb::KVM_VCPUEVENT_VALID_SMM != 0 && smm != 0 {
-        return Err(trace::refuse(
-            EINVAL,
-            c"system-management mode is not there",
-        ));
-    }
+    let enabled = enabled(&ctx.vm.family);
     let v = &mut *ctx.vcpu;
-    let payloads = e.flags & rb::KVM_VCPUEVENT_VALID_PAYLOAD != 0;
-    let old = v.events.save(payloads);
-    let new = VcpuEvents {
-        exception_injected: e.exception.injected != 0,
-        exception_pending: payloads && e.exception.pending != 0,
-        exception_nr: e.exception.nr,
-        exception_error: (e.exception.has_error_code != 0).then_some(e.exception.error_code),
-        exception_payload: (payloads && e.exception_has_payload != 0)
-            .then_some(e.exception_payload),
-        interrupt_injected: e.interrupt.injected != 0,
-        interrupt_nr: e.interrupt.nr,
-        interrupt_soft: e.interrupt.soft != 0,
-        nmi_injected: e.nmi.injected != 0,
-        nmi_pending: if e.flags & rb::KVM_VCPUEVENT_VALID_NMI_PENDING != 0 {
-            e.nmi.pending != 0
-        } else {
-            old.nmi_pending
-        },
-        nmi_masked: e.nmi.masked != 0,
-        triple_fault_pending: if e.flags & rb::KVM_VCPUEVENT_VALID_TRIPLE_FAULT != 0 {
-            e.triple_fault.pending != 0
-        } else {
-            old.triple_fault_pending
-        },
-    };
+    let old = v.events.save(enabled.payloads);
+    let new = args::decode(e, enabled, &old).map_err(trace::invalid)?;
     v.events
-        .load(&new)
-        .map_err(|_| trace::refuse(EINVAL, c"no such exception"))?;
-    v.hw.set_nmi_masked(new.nmi_masked);
-    if e.flags & rb::KVM_VCPUEVENT_VALID_SHADOW != 0 {
-        v.hw.set_interrupt_shadow(e.interrupt.shadow != 0);
+        .load(&new.events)
+        .map_err(|_| trace::invalid(c"no such exception"))?;
+    v.hw.set_nmi_masked(new.events.nmi_masked);
+    if let Some(shadow) = new.shadow {
+        v.hw.set_interrupt_shadow(shadow);
     }
-    if e.flags & rb::KVM_VCPUEVENT_VALID_SIPI_VECTOR != 0 {
-        v.sipi_vector = (e.sipi_vector & 0xff) as u8;
+    if let Some(vector) = new.sipi_vector {
+        v.sipi_vector = vector;
     }
     Ok(())
 }

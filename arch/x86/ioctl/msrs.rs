@@ -42,7 +42,11 @@ pub(super) fn transfer(
 
 /// One MSR for user space.
 pub(super) fn get<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, index: u32) -> Option<u64> {
-    ctx.vcpu.read_msr(&ctx.vm.family, index, Origin::Host).ok()
+    let value = ctx.vcpu.read_msr(&ctx.vm.family, index, Origin::Host).ok();
+    if value.is_none() {
+        trace::guest_error(c"MSR not shown to user space; index", u64::from(index), 0);
+    }
+    value
 }
 
 /// One MSR from user space.

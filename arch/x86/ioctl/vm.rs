@@ -4,10 +4,11 @@
 
 use super::super::{
     abi,
+    args::vm::{self as args, Enable},
     backend::Backend,
     host::Host,
     model::msr::filter::{self, Range},
-    vm::{Bitmap, Filter, QUIRKS},
+    vm::{Bitmap, Filter},
     X86,
 };
 use super::unknown;
@@ -24,22 +25,11 @@ use kernel::{
     uaccess::{UserPtr, UserSlice},
 };
 
-/// How far from the host's a guest's TSC frequency may be said to be, in ppm.
-const TSC_TOLERANCE_PPM: u64 = 250;
-
 /// `KVM_SET_TSC_KHZ`: without scaling, only the host's own frequency can be had.
 pub(super) fn check_tsc_khz(host: &Host, arg: usize) -> Result<isize> {
     let khz = u64::try_from(arg).map_err(|_| EINVAL)?;
-    let host = u64::from(host.tsc_khz);
-    let off = khz.abs_diff(host).saturating_mul(1_000_000) / host.max(1);
-    if khz == 0 || off <= TSC_TOLERANCE_PPM {
-        Ok(0)
-    } else {
-        Err(trace::refuse(
-            EINVAL,
-            c"the TSC's frequency is the host's: it cannot be scaled",
-        ))
-    }
+    args::tsc_khz(host.tsc_khz, khz).map_err(trace::invalid)?;
+    Ok(0)
 }
 
 /// An ioctl of a VM that is x86's own.
@@ -76,7 +66,7 @@ pub(crate) fn ioctl<B: Backend>(vm: &Arc<Vm<X86<B>>>, cmd: u32, arg: usize) -> R
             if vm.vcpus.len() != 0 {
                 return Err(trace::refuse(EBUSY, c"vCPUs exist already"));
             }
-            let id = u32::try_from(arg).map_err(|_| EINVAL)?;
+            let id = u32::try_from(arg).map_err(|_| trace::invalid(c"vCPU ids have 32 bits"))?;
             vm.family.set_boot_cpu_id(id);
             Ok(0)
         }
@@ -92,16 +82,8 @@ pub(crate) fn ioctl<B: Backend>(vm: &Arc<Vm<X86<B>>>, cmd: u32, arg: usize) -> R
         }
         abi::SET_CLOCK => {
             let c: rb::kvm_clock_data = user::get(arg)?;
-            // TSC_STABLE and HOST_TSC are only told; they may be handed back.
-            let known = rb::KVM_CLOCK_TSC_STABLE | rb::KVM_CLOCK_REALTIME | rb::KVM_CLOCK_HOST_TSC;
-            if c.flags & !known != 0 {
-                return Err(trace::refuse(
-                    EINVAL,
-                    c"flags of KVM_SET_CLOCK that are not defined",
-                ));
-            }
-            let realtime = (c.flags & rb::KVM_CLOCK_REALTIME != 0).then_some(c.realtime);
-            vm.family.time.set(c.clock, realtime);
+            let (clock, realtime) = args::clock(&c).map_err(trace::invalid)?;
+            vm.family.time.set(clock, realtime);
             vm.vcpus.ring_all(super::super::REFRESH_CLOCK);
             Ok(0)
         }
@@ -163,17 +145,9 @@ pub(crate) fn enable_cap<B: Backend>(
     flags: u32,
     args: &[u64; 4],
 ) -> Result<isize> {
-    let bad = |why| Err(trace::refuse(EINVAL, why));
-    if flags != 0 {
-        return bad(c"KVM_ENABLE_CAP has no flags");
-    }
     let state = &vm.family;
-    let a = args[0];
-    match cap {
-        rb::KVM_CAP_SPLIT_IRQCHIP => {
-            let Some(pins) = u32::try_from(a).ok().filter(|p| *p <= 24 * 10) else {
-                return bad(c"at most 240 pins of I/O APICs");
-            };
+    match Enable::decode(cap, flags, args).map_err(trace::invalid)? {
+        Enable::SplitIrqchip(pins) => {
             let _creating = vm.creating.lock();
             if vm.controller.is_split() {
                 return Err(trace::refuse(EEXIST, c"the VM has an irqchip already"));
@@ -183,37 +157,15 @@ pub(crate) fn enable_cap<B: Backend>(
             }
             vm.controller.set_split(pins);
         }
-        rb::KVM_CAP_X2APIC_API => {
-            /// KVM_X2APIC_API_USE_32BIT_IDS
-            const WIDE_IDS: u64 = 1 << 0;
-            /// KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK
-            const NO_BROADCAST_QUIRK: u64 = 1 << 1;
-            if a & !(WIDE_IDS | NO_BROADCAST_QUIRK) != 0 {
-                return bad(c"flags of KVM_CAP_X2APIC_API that are not there");
-            }
-            vm.controller
-                .set_x2apic_api(a & WIDE_IDS != 0, a & NO_BROADCAST_QUIRK != 0);
-        }
-        rb::KVM_CAP_DISABLE_QUIRKS => state.disable_quirks(a),
-        rb::KVM_CAP_DISABLE_QUIRKS2 => {
-            if a & !QUIRKS != 0 {
-                return bad(c"no such quirks");
-            }
-            state.disable_quirks(a);
-        }
-        rb::KVM_CAP_MSR_PLATFORM_INFO => state.set_platform_info(a != 0),
-        rb::KVM_CAP_EXCEPTION_PAYLOAD => state.set_exception_payload(a != 0),
-        rb::KVM_CAP_X86_TRIPLE_FAULT_EVENT => state.set_triple_fault_event(a != 0),
-        rb::KVM_CAP_X86_USER_SPACE_MSR => {
-            let Some(reasons) = u32::try_from(a)
-                .ok()
-                .filter(|r| r & !rb::KVM_MSR_EXIT_REASON_VALID_MASK == 0)
-            else {
-                return bad(c"no such reasons for MSR exits");
-            };
-            state.set_msr_exits(reasons);
-        }
-        _ => return bad(c"the capability cannot be enabled on a VM"),
+        Enable::X2apicApi {
+            wide_ids,
+            no_broadcast_quirk,
+        } => vm.controller.set_x2apic_api(wide_ids, no_broadcast_quirk),
+        Enable::DisableQuirks(quirks) => state.disable_quirks(quirks),
+        Enable::PlatformInfo(on) => state.set_platform_info(on),
+        Enable::ExceptionPayload(on) => state.set_exception_payload(on),
+        Enable::TripleFaultEvent(on) => state.set_triple_fault_event(on),
+        Enable::MsrExits(reasons) => state.set_msr_exits(reasons),
     }
     Ok(0)
 }

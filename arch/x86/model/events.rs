@@ -456,12 +456,13 @@ impl Events {
             injected,
         }) = self.exception
         {
-            let soft = matches!(exception.vector, vector::BP | vector::OF);
-            out.exception_injected = (injected || !payload_enabled) && !soft;
-            out.exception_pending = !injected && payload_enabled && !soft;
-            out.exception_nr = exception.vector;
-            out.exception_error = exception.error;
-            out.exception_payload = exception.payload;
+            if !matches!(exception.vector, vector::BP | vector::OF) {
+                out.exception_injected = injected || !payload_enabled;
+                out.exception_pending = !injected && payload_enabled;
+                out.exception_nr = exception.vector;
+                out.exception_error = exception.error;
+                out.exception_payload = exception.payload;
+            }
         }
         if let Some((vector, false)) = self.interrupt {
             out.interrupt_injected = true;

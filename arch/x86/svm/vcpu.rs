@@ -9,6 +9,7 @@ use super::enable::{self, Host};
 use super::enter::{self, Run, SpecCtrl};
 use super::intercepts::{self, Own};
 use super::msrpm::Msrpm;
+use super::seg;
 use super::vmcb::{
     event_type, tlb_control, EventInfo, IntCtl, NpControl, TlbControl, Vmcb, VmcbSeg,
 };
@@ -16,7 +17,7 @@ use crate::arch::x86::backend::{Field, HwCaps, HwVcpu};
 use crate::arch::x86::exit::{Event, Exit, Intercepts, Windows};
 use crate::arch::x86::insn::{self, msr};
 use crate::arch::x86::model::regs::{
-    cr0, cr4, efer, rflags, vector, DescTable, Gpr, Gprs, Seg, SegAttr, Segment,
+    cr0, cr4, efer, rflags, vector, DescTable, Gpr, Gprs, Seg, Segment,
 };
 use crate::host::hw_page::HwPage;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -424,18 +425,6 @@ impl SvmVcpu {
             _ => 0,
         }
     }
-
-    fn vmcb_seg(&self, s: Seg) -> VmcbSeg {
-        let b = &self.vmcb;
-        match s {
-            Seg::Es => b.es(),
-            Seg::Cs => b.cs(),
-            Seg::Ss => b.ss(),
-            Seg::Ds => b.ds(),
-            Seg::Fs => b.fs(),
-            Seg::Gs => b.gs(),
-        }
-    }
 }
 
 /// INT n, INT3, INTO.
@@ -626,41 +615,14 @@ impl HwVcpu for SvmVcpu {
     }
 
     fn segment(&self, s: Seg) -> Segment {
-        let mut v = self.vmcb_seg(s).get();
-        let a = v.attr.0;
-        v.attr = SegAttr(match s {
-            // Hardware does not keep CS.G (15.5.1): the limit tells.
-            Seg::Cs if v.limit > 0xf_ffff => a | 1 << 15,
-            // A usable data segment has been accessed.
-            Seg::Ds | Seg::Es | Seg::Fs | Seg::Gs if !v.attr.unusable() => a | 1,
-            // CPL, not SS.DPL, is what counts (15.5.1).
-            Seg::Ss => a & !(3 << 5) | u32::from(self.cpl()) << 5,
-            _ => a,
-        });
-        v
+        seg::get(&self.vmcb, s)
     }
     fn set_segment(&mut self, s: Seg, v: &Segment) {
-        let h = VmcbSeg::new(v);
-        match s {
-            Seg::Es => self.vmcb.set_es(h),
-            Seg::Cs => {
-                self.unchecked = true;
-                self.vmcb.set_cs(h);
-            }
-            Seg::Ss => {
-                self.vmcb.set_ss(h);
-                self.vmcb.set_cpl(v.attr.dpl());
-            }
-            Seg::Ds => self.vmcb.set_ds(h),
-            Seg::Fs => self.vmcb.set_fs(h),
-            Seg::Gs => self.vmcb.set_gs(h),
-        }
+        self.unchecked |= s == Seg::Cs;
+        seg::set(&mut self.vmcb, s, v);
     }
     fn tr(&self) -> Segment {
-        let mut v = self.vmcb.tr().get();
-        // Always busy, whatever hardware kept.
-        v.attr.0 |= 2;
-        v
+        seg::tr(&self.vmcb)
     }
     fn set_tr(&mut self, v: &Segment) {
         self.vmcb.set_tr(VmcbSeg::new(v));

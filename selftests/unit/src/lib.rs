@@ -10,15 +10,16 @@
 pub mod arch {
     /// x86.
     pub mod x86 {
+        #[allow(dead_code, reason = "the module uses what the tests do not")]
+        pub(crate) mod abi;
+        pub mod args;
         pub mod model;
 
         /// The decoded exit; the crate's own, as in the module.
-        #[cfg(test)]
         #[allow(dead_code, reason = "the module uses what the tests do not")]
         pub(crate) mod exit;
 
         /// Pure parts of SVM, tested in `svm_tests`.
-        #[cfg(test)]
         #[allow(dead_code, reason = "the module uses what the tests do not")]
         pub(crate) mod svm {
             pub(crate) mod asid;
@@ -27,9 +28,23 @@ pub mod arch {
             pub(crate) mod intercepts;
             pub(crate) mod msrpm;
             pub(crate) mod npt;
+            pub(crate) mod seg;
             pub(crate) mod vmcb;
         }
     }
+}
+
+/// The tables of ioctls and capabilities.
+#[path = "../../../rkvm/abi"]
+#[allow(dead_code, reason = "the module uses what the tests do not")]
+pub(crate) mod abi {
+    pub(crate) mod cap;
+    pub(crate) mod ioctl;
+}
+
+/// The uapi's structures: rust-vmm's, as bindgen makes the module's own when that is built.
+pub mod bindings {
+    pub use kvm_bindings::*;
 }
 
 /// Guest memory.
@@ -52,7 +67,10 @@ pub mod irq {
 /// What pure modules use of `rkvm/host/`, over `std`.
 pub mod host {
     pub mod grow_vec;
+    pub mod uapi;
 }
+
+pub mod ioctls;
 
 #[cfg(test)]
 mod svm_tests;

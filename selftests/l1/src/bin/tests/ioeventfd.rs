@@ -20,7 +20,9 @@ tests![
     closed_eventfd,
     reads_go_to_user_space,
     string_output,
+    as_many_as_one_likes,
     coalesced_arguments,
+    coalesced_limit,
     coalesced_mmio,
     coalesced_pio,
     coalesced_ring_full,
@@ -284,6 +286,33 @@ fn unzone(m: &Machine, addr: u64, size: u32, pio: u32) -> Result<i32, i32> {
     };
     z.__bindgen_anon_1.pio = pio;
     sys::with(m.raw(), sys::UNREGISTER_COALESCED_MMIO, &mut z)
+}
+
+fn as_many_as_one_likes() -> Outcome {
+    // Devices of a bus are limited to 1000; ioeventfds do not count.
+    let m = Machine::new(Mode::Long, kit::done)?;
+    let e = Event::new();
+    for i in 0..1200 {
+        assert_eq!(set(&m, &e, MMIO + 8 * i, 4, 0, 0), Ok(0), "{i}");
+    }
+    for i in 0..1200 {
+        assert_eq!(set(&m, &e, MMIO + 8 * i, 4, DEASSIGN, 0), Ok(0), "{i}");
+    }
+    Ok(())
+}
+
+fn coalesced_limit() -> Outcome {
+    let m = Machine::new(Mode::Long, kit::done)?;
+    // An event is not in the way of a zone.
+    assert_eq!(set(&m, &Event::new(), MMIO, 4, 0, 0), Ok(0));
+    for i in 0..1000 {
+        assert_eq!(zone(&m, MMIO + 16 * i, 16, 0), Ok(0), "{i}");
+    }
+    assert_eq!(zone(&m, MMIO - 16, 16, 0), Err(libc::ENOSPC));
+    assert_eq!(zone(&m, 0x100, 16, 1), Ok(0), "ports are another bus");
+    assert_eq!(unzone(&m, MMIO + 160, 16, 0), Ok(0));
+    assert_eq!(zone(&m, MMIO - 16, 16, 0), Ok(0));
+    Ok(())
 }
 
 fn coalesced_arguments() -> Outcome {

@@ -13,6 +13,7 @@ mod memory;
 mod msi;
 mod msrs;
 mod races;
+mod refusals;
 mod roundtrip;
 mod smp;
 mod time;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     rkvm_l1::set_device(args.device.clone());
     let all = [
         ("ioctls", ioctls::TESTS),
+        ("refusals", refusals::TESTS),
         ("roundtrip", roundtrip::TESTS),
         ("code", code::TESTS),
         ("events", events::TESTS),
