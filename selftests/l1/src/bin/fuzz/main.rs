@@ -36,8 +36,8 @@ struct Args {
     #[arg(long)]
     seconds: Option<u64>,
     /// Mebibytes by which slab memory, or memory that is not available, may have grown at the end. Allocators keep
-    /// some of what they were given (with KASAN, its quarantine), so it cannot be nothing.
-    #[arg(long, default_value_t = 96)]
+    /// some of what they were given, so it cannot be nothing.
+    #[arg(long, default_value_t = 16)]
     tolerance: u64,
 }
 

@@ -154,7 +154,8 @@ fn signal_ends_run_after_a_refused_entry() -> Outcome {
     sys::catch(libc::SIGUSR1);
     let mut m = spinner(1);
     // Both L and D; and a root beyond all physical addresses, outside of long mode.
-    let bad: [(&str, fn(&mut kvm_sregs)); 2] = [
+    type Spoil = fn(&mut kvm_sregs);
+    let bad: [(&str, Spoil); 2] = [
         ("L and D", |s| s.cs.db = 1),
         ("CR3", |s| {
             s.cr0 &= !(1 << 31);
