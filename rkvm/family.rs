@@ -7,6 +7,7 @@
 
 use crate::{
     abi::exit::WriteRun,
+    bindings as rb,
     host::{kick::Kick, section::GuestSection},
     irq,
     memory::{stage2, View},
@@ -61,6 +62,9 @@ pub(crate) trait Family: Sized + Send + Sync + 'static {
     const COALESCED_PAGE: usize;
     /// The highest vCPU id, plus one.
     const MAX_VCPU_ID: u32;
+    /// Bits of `kvm_guest_debug.control` that are served, `KVM_GUESTDBG_ENABLE` among them. 0: there
+    /// is no `KVM_SET_GUEST_DEBUG`.
+    const GUEST_DEBUG: u32;
 
     /// The format of its stage-2 tables.
     type Entry: stage2::Entry;
@@ -140,6 +144,14 @@ pub(crate) trait Family: Sized + Send + Sync + 'static {
     /// # Errors
     /// `ENOTTY` when the family does not know it.
     fn vcpu_ioctl(ctx: &mut Ctx<'_, Self>, cmd: u32, arg: usize) -> Result<isize>;
+
+    /// `KVM_SET_GUEST_DEBUG`, with no other bits than [`Self::GUEST_DEBUG`] in `control`. Without
+    /// `KVM_GUESTDBG_ENABLE` the vCPU is as if it had never been debugged.
+    ///
+    /// # Errors
+    /// `EINVAL`: registers that the processor cannot have. `EBUSY`: an exception is to be put in, and
+    /// there is one already. Nothing has changed then.
+    fn set_guest_debug(ctx: &mut Ctx<'_, Self>, d: &rb::kvm_guest_debug) -> Result;
 
     /// Takes what user space wrote to the run page before `KVM_RUN`, and finishes the access that
     /// the last exit asked it for.

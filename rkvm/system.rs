@@ -32,6 +32,11 @@ pub(crate) fn capability<F: Family>(vm: Option<&Vm<F>>, number: usize) -> isize 
     if number == rb::KVM_CAP_COALESCED_MMIO {
         return F::COALESCED_PAGE as isize;
     }
+    match number {
+        rb::KVM_CAP_SET_GUEST_DEBUG => return isize::from(F::GUEST_DEBUG != 0),
+        rb::KVM_CAP_SET_GUEST_DEBUG2 => return F::GUEST_DEBUG as isize,
+        _ => {}
+    }
     let value = match cap::value(cap::GENERIC, number) {
         0 => F::capability(vm, number),
         v => v,

@@ -208,6 +208,17 @@ impl<F: Family> Vcpu<F> {
         Ok(0)
     }
 
+    fn set_guest_debug(ctx: &mut Ctx<'_, F>, arg: usize) -> Result<isize> {
+        let d: rb::kvm_guest_debug = user::get(arg)?;
+        if d.control & !F::GUEST_DEBUG != 0 {
+            return Err(trace::invalid(
+                c"control bits of KVM_SET_GUEST_DEBUG that are not served",
+            ));
+        }
+        F::set_guest_debug(ctx, &d)?;
+        Ok(0)
+    }
+
     fn run(&self, inner: &mut Inner<F>) -> Result<isize> {
         let run = self.core.run_page().ok_or(EIO)?;
         let _mask = inner.sigmask.map(Masked::new);
@@ -308,7 +319,12 @@ impl<F: Family> Fd for Vcpu<F> {
                     core: &this.core,
                     vcpu: &mut inner.vcpu,
                 };
-                F::vcpu_ioctl(&mut ctx, cmd, arg)
+                match cmd {
+                    ioctl::SET_GUEST_DEBUG if F::GUEST_DEBUG != 0 => {
+                        Self::set_guest_debug(&mut ctx, arg)
+                    }
+                    _ => F::vcpu_ioctl(&mut ctx, cmd, arg),
+                }
             }
         }
     }

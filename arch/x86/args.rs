@@ -6,6 +6,7 @@
 //! Pure, and a structure in it was copied in before: nothing here reads user space's memory. The
 //! same files are compiled on the host, where `selftests/fuzz` gives them anything.
 
+pub mod debug;
 pub mod events;
 pub mod regs;
 pub mod vm;

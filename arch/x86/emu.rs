@@ -10,7 +10,7 @@ use super::{
     mem::{Miss, Phys},
     model::{
         cpuid::{self, Feature},
-        decode::{decode, DecodeError, Insn, Mode, Vendor, Width},
+        decode::{decode, DecodeError, Insn, Mnemonic, Mode, Vendor, Width},
         emulate::{
             emulate, Access, Env, Feature as Ext, Kind, Outcome, Regs, Shadow, Stop, System,
         },
@@ -729,6 +729,9 @@ fn system<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, s: System, len
             Ok(())
         }
         System::WriteCr { cr, value } => handle::write_cr(ctx, cr, value),
+        System::ReadDr { .. } | System::WriteDr { .. } if v.debug_regs_guarded() => {
+            return Ok(Next::Reenter);
+        }
         System::ReadDr { dr, to } => {
             let value = handle::read_dr(v, dr);
             v.gprs.set(
@@ -776,8 +779,15 @@ fn system<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, s: System, len
             v.hw.set_segment(Seg::Gs, &Segment { base: other, ..gs });
             Ok(())
         }
+        // RIP stays: the address behind it is found when it is injected.
+        System::SoftInt {
+            vector,
+            by: Mnemonic::Int3 | Mnemonic::Into,
+        } => {
+            v.raise(Exception::plain(vector));
+            return Ok(Next::Reenter);
+        }
         System::SoftInt { vector, .. } => {
-            v.hw.set_rip(next);
             v.events.raise_soft_interrupt(vector);
             return Ok(Next::Reenter);
         }

@@ -88,6 +88,8 @@ pub(crate) enum Exit {
         /// Error code to push on the new task's stack.
         error: Option<u32>,
     },
+    /// INT n, INT3 or INTO, not executed yet.
+    SoftInterrupt,
     /// An exception that is intercepted.
     Exception(Exception),
     /// Triple fault: the processor shut down.

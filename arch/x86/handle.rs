@@ -7,8 +7,9 @@ use super::{
     emu::{self, Operand},
     exit::{Exit, Io, Stage2Access},
     io::{Asked, UserExit},
+    mem::Phys,
     model::{
-        decode::Mnemonic,
+        decode::{length_of, Mnemonic},
         regs::{cr0, vector, Exception, Gpr},
         sregs::{self, Gp},
     },
@@ -137,10 +138,16 @@ fn exit<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, e: &Exit) -> Aft
         }
         // #AC is intercepted so that a guest cannot keep the processor busy with it; it is the guest's.
         Exit::Exception(x) if x.vector == vector::UD => undefined(ctx, view),
+        Exit::Exception(x) if ctx.vcpu.debug.wants(x.vector) => {
+            let dr6 = x.payload.unwrap_or(sregs::DR6_INIT);
+            let exit = ctx.vcpu.debug_exit(x.vector, dr6);
+            Ok(Next::ToUser(UserExit::Common(exit)))
+        }
         Exit::Exception(x) => {
             ctx.vcpu.raise(x);
             REENTER
         }
+        Exit::SoftInterrupt => soft_interrupt(ctx, view),
         Exit::TripleFault => Ok(shutdown(ctx.vcpu)),
         Exit::FailEntry { code } => Ok(fail_entry(ctx, code)),
         Exit::Unknown { code } => {
@@ -196,6 +203,19 @@ fn undefined<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> After {
         _ => v.raise(Exception::ud()),
     }
     REENTER
+}
+
+/// INT n, INT3 or INTO: the debugger's, or delivered after all.
+fn soft_interrupt<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> After {
+    let v = &mut *ctx.vcpu;
+    let mut buf = [0; 15];
+    let n = v.fetch(&mut Phys::sleeping(view), v.code_address(), &mut buf);
+    let bytes = n.ok().and_then(|n| buf.get(..n)).unwrap_or(&[]);
+    if v.debug.wants(vector::BP) && length_of(bytes, v.mode(), Mnemonic::Int3).is_some() {
+        let exit = v.debug_exit(vector::BP, sregs::DR6_INIT);
+        return Ok(Next::ToUser(UserExit::Common(exit)));
+    }
+    emu::run(ctx, view, None)
 }
 
 /// A guest-physical address that stage 2 does not map (so).
@@ -346,43 +366,38 @@ pub(crate) fn write_dr<B: Backend>(
 ) -> core::result::Result<(), Gp> {
     match dr {
         0..=3 => {
-            if let Some(d) = v.dr.get_mut(usize::from(dr)) {
+            let mut all = v.guest_breakpoints();
+            if let Some(d) = all.get_mut(usize::from(dr)) {
                 *d = value;
             }
+            v.set_guest_breakpoints(all);
         }
         6 | 4 => {
             let dr6 = sregs::write_dr6(value, &v.features)?;
-            v.hw.set_dr6(dr6);
+            v.set_guest_dr6(dr6);
         }
         _ => {
             let dr7 = sregs::write_dr7(value, &v.features)?;
-            v.hw.set_dr7(dr7);
+            v.set_guest_dr7(dr7);
         }
     }
-    use_debug_regs(v);
+    v.use_debug_regs();
     Ok(())
 }
 
 /// A debug register as the guest reads it.
 pub(crate) fn read_dr<B: Backend>(v: &mut Vcpu<B>, dr: u8) -> u64 {
     let value = match dr {
-        0..=3 => v.dr.get(usize::from(dr)).copied().unwrap_or(0),
-        4 | 6 => v.hw.dr6(),
-        _ => v.hw.dr7(),
+        0..=3 => v
+            .guest_breakpoints()
+            .get(usize::from(dr))
+            .copied()
+            .unwrap_or(0),
+        4 | 6 => v.guest_dr6(),
+        _ => v.guest_dr7(),
     };
-    use_debug_regs(v);
+    v.use_debug_regs();
     value
-}
-
-/// The guest uses debug registers: from now on they are the processor's during sections, and
-/// accesses exit no more.
-pub(crate) fn use_debug_regs<B: Backend>(v: &mut Vcpu<B>) {
-    if !v.dr_live {
-        v.dr_live = true;
-        v.intercepts.debug_regs = false;
-        let i = v.intercepts;
-        v.hw.set_intercepts(&i);
-    }
 }
 
 /// XSETBV.

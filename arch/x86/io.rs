@@ -332,7 +332,7 @@ pub(crate) enum Answer {
 }
 
 /// A reason to return to user space.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) enum UserExit {
     /// One that every family has.
     Common(Common),

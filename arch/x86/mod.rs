@@ -6,6 +6,7 @@ mod abi;
 #[allow(unreachable_pub, reason = "also compiled on the host, for fuzzing")]
 pub(crate) mod args;
 pub(crate) mod backend;
+mod debug;
 mod emu;
 pub(crate) mod exit;
 mod handle;
@@ -61,6 +62,8 @@ pub(crate) struct X86<B: Backend>(PhantomData<B>);
 pub(crate) const REFRESH_CLOCK: u64 = 1 << kick::FAMILY_SHIFT;
 /// The MSR filter changed: which MSRs the guest reaches without an exit is to be looked at.
 pub(crate) const REFRESH_MSRS: u64 = 2 << kick::FAMILY_SHIFT;
+/// A debugger is to hear of an instruction that was emulated.
+pub(crate) const DEBUG_EXIT: u64 = 4 << kick::FAMILY_SHIFT;
 
 impl<B: Backend> CpuPower for X86<B> {
     fn on() -> Result {
@@ -149,6 +152,7 @@ impl<B: Backend> Family for X86<B> {
     const MMAP_PAGES: usize = 3;
     const COALESCED_PAGE: usize = rb::KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
     const MAX_VCPU_ID: u32 = 4096;
+    const GUEST_DEBUG: u32 = args::debug::SERVED;
 
     type Entry = B::Entry;
     type Controller = irqchip::Irqchip<B>;
@@ -239,6 +243,11 @@ impl<B: Backend> Family for X86<B> {
         ioctl::vcpu(ctx, cmd, arg)
     }
 
+    fn set_guest_debug(ctx: &mut Ctx<'_, Self>, d: &rb::kvm_guest_debug) -> Result {
+        let request = args::debug::decode(d).map_err(crate::host::trace::invalid)?;
+        ctx.vcpu.set_debug(&request)
+    }
+
     fn resume(ctx: &mut Ctx<'_, Self>) -> Result<Next<UserExit>> {
         let (Some(run), Some(port_page)) = (ctx.core.pages.first(), ctx.core.pages.get(1)) else {
             return Err(EIO);
@@ -315,6 +324,11 @@ impl<B: Backend> Family for X86<B> {
         if requests & REFRESH_MSRS != 0 {
             let vm = ctx.vm.clone();
             ctx.vcpu.direct_msrs(&vm.family);
+        }
+        if requests & DEBUG_EXIT != 0 {
+            if let Some(exit) = ctx.vcpu.take_debug_exit() {
+                return Ok(Poll::ToUser(UserExit::Common(exit)));
+            }
         }
         if ctx.vcpu.pv.has_work() {
             let vm = ctx.vm.clone();

@@ -97,7 +97,7 @@ pub(crate) fn enter<B: Backend>(
     }
     let v = &mut *ctx.vcpu;
     if !v.events.is_idle() || v.lapic.pending().is_some() || v.wants_window() {
-        if !inject(v) {
+        if !inject(v, view) {
             return Step::Leave(Some(Slow::TripleFault));
         }
     } else if v.windows != Windows::default() {
@@ -114,15 +114,19 @@ pub(crate) fn enter<B: Backend>(
     if cr8 != v.lapic.cr8() {
         v.lapic.set_cr8(cr8);
     }
-    let undelivered = v.hw.take_undelivered();
-    v.events.exited(undelivered.and_then(|e| interrupted(&e)));
+    let undelivered = match v.hw.take_undelivered() {
+        Some(e) => interrupted(v, view, &e),
+        None => None,
+    };
+    v.events.exited(undelivered);
     quick(ctx, view)
 }
 
 /// Chooses what to inject and which windows to ask for. False: triple fault.
-fn inject<B: Backend>(v: &mut Vcpu<B>) -> bool {
+fn inject<B: Backend>(v: &mut Vcpu<B>, view: &View<'_>) -> bool {
     v.events.set_nmi_masked(v.hw.nmi_masked());
-    let cpu = v.cpu();
+    let mut cpu = v.cpu();
+    cpu.gif = !v.debug.blocks_events();
     let Ok(entry) = v.events.next(cpu, &mut v.lapic) else {
         return false;
     };
@@ -137,15 +141,22 @@ fn inject<B: Backend>(v: &mut Vcpu<B>) -> bool {
                 if first {
                     prepare_exception(v, vector, payload);
                 }
-                Event::Exception(Exception {
-                    vector,
-                    error,
-                    payload: None,
-                })
+                let soft = matches!(vector, vector::BP | vector::OF);
+                let len = soft.then(|| soft_length(v, &mut Phys::quick(view), vector));
+                match len.flatten() {
+                    Some(len) => Event::SoftException { vector, len },
+                    None => Event::Exception(Exception {
+                        vector,
+                        error,
+                        payload: None,
+                    }),
+                }
             }
             events::Event::Nmi => Event::Nmi,
             events::Event::Interrupt { vector, soft: true } => {
-                Event::SoftInterrupt { vector, len: 0 }
+                // Without a length it runs again.
+                let len = soft_length(v, &mut Phys::quick(view), vector).unwrap_or(0);
+                Event::SoftInterrupt { vector, len }
             }
             events::Event::Interrupt {
                 vector,
@@ -154,15 +165,33 @@ fn inject<B: Backend>(v: &mut Vcpu<B>) -> bool {
         };
         v.hw.inject(&event);
     }
+    // What is held back has no window: it would be open at once.
     let windows = Windows {
-        interrupt: entry.interrupt_window || v.wants_window(),
-        nmi: entry.nmi_window,
+        interrupt: cpu.gif && (entry.interrupt_window || v.wants_window()),
+        nmi: cpu.gif && entry.nmi_window,
     };
     if windows != v.windows {
         v.windows = windows;
         v.hw.set_windows(windows);
     }
     true
+}
+
+/// The length of the instruction at RIP, if it is one that raises `vector` by itself (INT3, INTO,
+/// INT n): then the guest is to return behind it. Those that user space makes up may stand anywhere.
+fn soft_length<B: Backend>(v: &Vcpu<B>, phys: &mut Phys<'_, '_>, vector: u8) -> Option<u8> {
+    let mut buf = [0; 15];
+    let n = v.fetch(phys, v.code_address(), &mut buf).ok()?;
+    let bytes = buf.get(..n)?;
+    let own = match vector {
+        vector::BP => length_of(bytes, v.mode(), Mnemonic::Int3),
+        vector::OF => length_of(bytes, v.mode(), Mnemonic::Into),
+        _ => None,
+    };
+    own.or_else(|| {
+        let len = length_of(bytes, v.mode(), Mnemonic::Int)?;
+        (bytes.get(usize::from(len).checked_sub(1)?) == Some(&vector)).then_some(len)
+    })
 }
 
 /// What the processor itself does to CR2, DR6, DR7 and RFLAGS before it delivers an exception.
@@ -178,7 +207,7 @@ fn prepare_exception<B: Backend>(v: &mut Vcpu<B>, vector: u8, payload: Option<u6
     if vector == vector::DB {
         /// DR7.GD
         const GENERAL_DETECT: u64 = 1 << 13;
-        v.hw.set_dr7(v.hw.dr7() & !GENERAL_DETECT);
+        v.set_guest_dr7(v.guest_dr7() & !GENERAL_DETECT);
     }
 }
 
@@ -186,11 +215,12 @@ fn prepare_exception<B: Backend>(v: &mut Vcpu<B>, vector: u8, payload: Option<u6
 pub(crate) fn set_dr6<B: Backend>(v: &mut Vcpu<B>, causes: u64) {
     /// B0 to B3
     const BREAKPOINTS: u64 = 0xf;
-    v.hw.set_dr6(v.hw.dr6() & !BREAKPOINTS | causes);
+    v.set_guest_dr6(v.guest_dr6() & !BREAKPOINTS | causes);
 }
 
-/// What the exit cut short. Soft events without a length run again with their instruction.
-fn interrupted(e: &Event) -> Option<Interrupted> {
+/// What the exit cut short. Soft events run again with their instruction, but for a #BP or #OF that was
+/// made up, or whose instruction is a debugger's.
+fn interrupted<B: Backend>(v: &Vcpu<B>, view: &View<'_>, e: &Event) -> Option<Interrupted> {
     match *e {
         Event::Exception(Exception { vector, error, .. }) => {
             Some(Interrupted::Exception { vector, error })
@@ -200,7 +230,14 @@ fn interrupted(e: &Event) -> Option<Interrupted> {
             vector,
             soft: false,
         }),
-        Event::SoftException { .. } | Event::SoftInterrupt { .. } => None,
+        Event::SoftException { vector, .. } => {
+            let own = soft_length(v, &mut Phys::quick(view), vector).is_some();
+            (!own || v.debug.wants(vector)).then_some(Interrupted::Exception {
+                vector,
+                error: None,
+            })
+        }
+        Event::SoftInterrupt { .. } => None,
     }
 }
 

@@ -56,6 +56,12 @@ impl HrTimerCallback for Mail {
 }
 
 impl Mail {
+    /// Has the vCPU, whose thread calls this, leave the section that it is in or next enters, and look
+    /// at these bits of the family's.
+    pub(crate) fn request(&self, bits: u64) {
+        self.kick.post(bits);
+    }
+
     /// An empty inbox of the vCPU that `kick` rings.
     ///
     /// # Errors

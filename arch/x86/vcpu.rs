@@ -4,6 +4,7 @@
 
 use super::{
     backend::{Backend, Field, HwVcpu},
+    debug::GuestDebug,
     emu::Code,
     exit::Intercepts,
     host::Host,
@@ -68,10 +69,12 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) xss: u64,
     /// TSC_AUX
     pub(crate) tsc_aux: u64,
-    /// DR0 to DR3.
+    /// DR0 to DR3 as the hardware is to have them: the guest's, unless a debugger has put them aside.
     pub(crate) dr: [u64; 4],
-    /// DR0 to DR3 are in the processor during sections, because the guest uses them.
+    /// DR0 to DR3 are in the processor during sections, because the guest or a debugger uses them.
     pub(crate) dr_live: bool,
+    /// What a debugger in user space wants.
+    pub(crate) debug: GuestDebug,
     /// They are there now.
     breakpoints: Option<GuestBreakpoints>,
     /// The host's TSC_AUX, while the guest's is in the processor.
@@ -92,6 +95,8 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) tsc: Tsc,
     /// Paravirtual pages.
     pub(crate) pv: Pv,
+    /// Its own inbox and bell.
+    pub(crate) mail: Arc<Mail>,
     /// The host timer behind the APIC timer.
     pub(crate) alarm: Alarm,
     /// An access that user space has to finish.
@@ -150,6 +155,7 @@ impl<B: Backend> Vcpu<B> {
             tsc_aux: 0,
             dr: [0; 4],
             dr_live: false,
+            debug: GuestDebug::default(),
             breakpoints: None,
             host_tsc_aux: None,
             in_section: false,
@@ -173,7 +179,8 @@ impl<B: Backend> Vcpu<B> {
             sipi_vector: 0,
             tsc: Tsc::new(vm),
             pv: Pv::default(),
-            alarm: Alarm::new(mail),
+            alarm: Alarm::new(mail.clone()),
+            mail,
             pending: Pending::default(),
             code: None,
             eoi: None,
@@ -277,8 +284,6 @@ impl<B: Backend> Vcpu<B> {
         self.hw.set_dr6(0xffff_0ff0);
         self.hw.set_dr7(0x400);
         self.dr_live = false;
-        self.intercepts.debug_regs = true;
-        self.hw.set_intercepts(&self.intercepts);
         self.hw.reset_events();
         self.hw.flush_tlb();
         self.events = Events::new();
@@ -290,6 +295,7 @@ impl<B: Backend> Vcpu<B> {
             self.fpu.reset();
         }
         self.hw.set_cr8(0);
+        self.debug_after_reset();
     }
 
     /// A guest section begins, IRQs off: the FPU, debug registers and TSC_AUX become the guest's.
@@ -439,17 +445,6 @@ impl<B: Backend> Vcpu<B> {
                 self.single_step();
             }
         }
-    }
-
-    /// An instruction was done with TF set: #DB.
-    pub(crate) fn single_step(&mut self) {
-        /// DR6.BS
-        const SINGLE_STEP: u64 = 1 << 14;
-        self.raise(super::model::regs::Exception {
-            vector: super::model::regs::vector::DB,
-            error: None,
-            payload: Some(SINGLE_STEP),
-        });
     }
 
     /// Raises an exception in the guest.

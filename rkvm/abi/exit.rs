@@ -2,7 +2,10 @@
 
 //! Reasons to return to user space that every family has, and the one place that writes them.
 
-use crate::{bindings as rb, host::run_page::SharedPage};
+use crate::{
+    bindings as rb,
+    host::{run_page::SharedPage, uapi::plain_bytes},
+};
 use core::mem::offset_of;
 
 /// Something that can be written to the run page as an exit.
@@ -15,7 +18,7 @@ pub(crate) trait WriteRun {
 pub(crate) const DATA: usize = offset_of!(rb::kvm_run, __bindgen_anon_1);
 
 /// A reason that every family has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) enum Common {
     /// The hardware gave a reason that is not known here.
     Unknown {
@@ -52,6 +55,11 @@ pub(crate) enum Common {
         suberror: u32,
         /// Details.
         data: [u64; 2],
+    },
+    /// What a debugger in user space waits for has come (`KVM_SET_GUEST_DEBUG`).
+    Debug {
+        /// As the family's uapi has it.
+        arch: rb::kvm_debug_exit_arch,
     },
     /// Memory that a slot promises cannot be had.
     MemoryFault {
@@ -101,6 +109,10 @@ impl WriteRun for Common {
                 for (i, v) in data.iter().enumerate() {
                     run.write(DATA + 8 + i * 8, *v);
                 }
+            }
+            Common::Debug { ref arch } => {
+                reason(run, rb::KVM_EXIT_DEBUG);
+                run.write_bytes(DATA, plain_bytes(arch));
             }
             Common::MemoryFault { gpa, size } => {
                 reason(run, rb::KVM_EXIT_MEMORY_FAULT);

@@ -89,6 +89,8 @@ ioctls! {
     CREATE_DEVICE = _IOWR(0xe0, rb::kvm_create_device) on Vm;
     /// Runs a vCPU.
     RUN = _IO(0x80) on Vcpu;
+    /// What of a vCPU a debugger wants to see; the structure is each family's.
+    SET_GUEST_DEBUG = _IOW(0x9b, rb::kvm_guest_debug) on Vcpu;
     /// The signals blocked while it runs.
     SET_SIGNAL_MASK = _IOW(0x8b, rb::kvm_signal_mask) on Vcpu;
 }

@@ -61,6 +61,8 @@ plain!(
     rb::kvm_ioeventfd,
     rb::kvm_enable_cap,
     rb::kvm_msi,
+    rb::kvm_guest_debug,
+    rb::kvm_debug_exit_arch,
 );
 
 /// Copies a structure from user space.
@@ -83,18 +85,20 @@ pub(crate) fn read_user<T: FromUser>(addr: usize) -> Result<T> {
     Ok(unsafe { value.assume_init() })
 }
 
+/// A structure's bytes.
+pub(crate) fn plain_bytes<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: `Plain` has no padding: all bytes are initialised.
+    unsafe { core::slice::from_raw_parts(core::ptr::from_ref(value).cast::<u8>(), size_of::<T>()) }
+}
+
 /// Copies a structure to user space.
 ///
 /// # Errors
 /// `EFAULT`
 pub(crate) fn write_user<T: Plain>(addr: usize, value: &T) -> Result {
-    // SAFETY: `Plain` has no padding: all bytes are initialised.
-    let bytes = unsafe {
-        core::slice::from_raw_parts(core::ptr::from_ref(value).cast::<u8>(), size_of::<T>())
-    };
     UserSlice::new(UserPtr::from_addr(addr), size_of::<T>())
         .writer()
-        .write_slice(bytes)
+        .write_slice(plain_bytes(value))
 }
 
 /// A structure of zeroes.

@@ -5,10 +5,9 @@
 use super::super::{
     args::regs::{self as args, Sregs},
     backend::{Backend, HwVcpu},
-    handle,
     mem::Phys,
     model::{
-        regs::{rflags, Gpr, Seg},
+        regs::{Gpr, Seg},
         sregs, walk,
     },
     vcpu::Vcpu,
@@ -38,7 +37,7 @@ pub(super) fn get<B: Backend>(v: &Vcpu<B>) -> rb::kvm_regs {
         r14: g(Gpr::R14),
         r15: g(Gpr::R15),
         rip: v.hw.rip(),
-        rflags: v.hw.rflags(),
+        rflags: v.visible_rflags(),
     }
 }
 
@@ -66,7 +65,7 @@ pub(super) fn set<B: Backend>(v: &mut Vcpu<B>, r: &rb::kvm_regs) -> Result {
         v.gprs.set(reg, value);
     }
     v.hw.set_rip(r.rip);
-    v.hw.set_rflags(r.rflags | rflags::FIXED);
+    v.replace_rflags(r.rflags);
     v.events.clear_exception();
     Ok(())
 }
@@ -185,9 +184,9 @@ pub(super) fn set_sregs2<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, s: &rb::kvm_sreg
 /// `KVM_GET_DEBUGREGS`
 pub(super) fn get_debug<B: Backend>(v: &Vcpu<B>) -> rb::kvm_debugregs {
     rb::kvm_debugregs {
-        db: v.dr,
-        dr6: v.hw.dr6(),
-        dr7: v.hw.dr7(),
+        db: v.guest_breakpoints(),
+        dr6: v.guest_dr6(),
+        dr7: v.guest_dr7(),
         ..user::zeroed()
     }
 }
@@ -195,10 +194,10 @@ pub(super) fn get_debug<B: Backend>(v: &Vcpu<B>) -> rb::kvm_debugregs {
 /// `KVM_SET_DEBUGREGS`
 pub(super) fn set_debug<B: Backend>(v: &mut Vcpu<B>, d: &rb::kvm_debugregs) -> Result {
     let (dr6, dr7) = args::debug(d).map_err(trace::invalid)?;
-    v.dr = d.db;
-    v.hw.set_dr6(dr6);
-    v.hw.set_dr7(dr7);
-    handle::use_debug_regs(v);
+    v.set_guest_breakpoints(d.db);
+    v.set_guest_dr6(dr6);
+    v.set_guest_dr7(dr7);
+    v.use_debug_regs();
     Ok(())
 }
 

@@ -44,6 +44,8 @@ pub(crate) mod code {
     pub(crate) const RSM: u64 = 0x73;
     /// IRET
     pub(crate) const IRET: u64 = 0x74;
+    /// INT n; on QEMU's TCG INT3 and INTO as well
+    pub(crate) const SWINT: u64 = 0x75;
     /// INVD
     pub(crate) const INVD: u64 = 0x76;
     /// PAUSE
@@ -206,6 +208,7 @@ fn rare(b: &Vmcb, code: u64, assists: bool) -> Exit {
         code::RDTSC | code::RDTSCP => Exit::Rdtsc,
         code::RDPMC => Exit::Rdpmc,
         code::RSM => Exit::Rsm,
+        code::SWINT => Exit::SoftInterrupt,
         code::INVD => Exit::Invd,
         code::PAUSE => Exit::Pause,
         code::INVLPG => Exit::Invlpg {

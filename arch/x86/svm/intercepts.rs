@@ -102,6 +102,7 @@ pub(crate) const OPTIONAL: &[(Wanted, Intercept)] = &[
     (|w| w.rdtsc, i(Word::Misc3, 14, "RDTSC", "asked for")),
     (|w| w.rdtsc, i(Word::Misc4, 7, "RDTSCP", "asked for")),
     (|w| w.invlpg, i(Word::Misc3, 25, "INVLPG", "asked for")),
+    (|w| w.exceptions & 1 << vector::BP != 0, i(Word::Misc3, 21, "INTN", "INT3 is one to QEMU's TCG, which looks for no #BP then")),
     (|w| w.cr8_write, i(Word::Cr, 16 + 8, "CR8_WRITE", "an interrupt waits for a lower TPR")),
 ];
 
