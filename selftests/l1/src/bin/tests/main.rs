@@ -5,6 +5,7 @@
 mod harness;
 
 mod code;
+mod debug;
 mod events;
 mod ioctls;
 mod ioeventfd;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         ("roundtrip", roundtrip::TESTS),
         ("code", code::TESTS),
         ("events", events::TESTS),
+        ("debug", debug::TESTS),
         ("msrs", msrs::TESTS),
         ("lapic", lapic::TESTS),
         ("smp", smp::TESTS),
