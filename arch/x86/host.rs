@@ -92,7 +92,7 @@ impl Host {
             supported,
             msr,
             fpu,
-            tsc_khz: insn::vcpu::tsc_khz(),
+            tsc_khz: insn::tsc_khz(),
         });
         Ok(())
     }

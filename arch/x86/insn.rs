@@ -10,7 +10,7 @@ mod uapi;
 pub(crate) mod vcpu;
 
 use crate::bindings;
-use crate::host::hw_page::HwPage;
+use crate::host::hw_page::{HwBytes, HwPage};
 use core::arch::{asm, x86_64};
 use kernel::prelude::*;
 
@@ -124,6 +124,12 @@ pub(crate) fn rdtsc() -> u64 {
     unsafe { x86_64::_rdtsc() }
 }
 
+/// Frequency of the host's TSC, in kHz.
+pub(crate) fn tsc_khz() -> u32 {
+    // SAFETY: Reads a variable that is set once at boot.
+    unsafe { bindings::rkvm_tsc_khz() }
+}
+
 /// MOV from CR4: the host's.
 pub(crate) fn cr4() -> u64 {
     let v: u64;
@@ -168,6 +174,96 @@ fn set_xcr0(v: u64) -> Result {
         0 => Ok(()),
         _ => Err(EIO),
     }
+}
+
+/// The length in bytes of an XSAVE area in the standard format with these components (SDM vol. 1, 13.4;
+/// APM vol. 2, 11.5).
+fn xsave_size(components: u64) -> usize {
+    /// The legacy region and the header.
+    const MIN: usize = 576;
+    let end = |n: u32| {
+        let c = cpuid(0xd, n);
+        let [at, len] = [c.ebx, c.eax].map(|v| usize::try_from(v).unwrap_or(0));
+        at.saturating_add(len)
+    };
+    (2..63)
+        .filter(|n| components & 1 << n != 0)
+        .map(end)
+        .fold(MIN, usize::max)
+}
+
+/// Where the FPU's and the extended state goes to and comes from, in the standard format of XSAVE.
+///
+/// # Invariants
+/// `bytes` is page-aligned, and has room for all of `components`, and for FXSAVE.
+struct XsaveArea {
+    bytes: HwBytes,
+    components: u64,
+}
+
+impl XsaveArea {
+    /// Zeroed, at least `len` bytes long. Sleeps.
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    fn new(components: u64, len: usize) -> Result<Self> {
+        // INVARIANT: As long as the processor says.
+        let bytes = HwBytes::new(xsave_size(components).max(len))?;
+        Ok(Self { bytes, components })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    /// XRSTOR of these components, or FXRSTOR. After [`fpu_begin`].
+    ///
+    /// # Errors
+    /// `EINVAL`: the processor refuses what the area holds.
+    fn restore(&self, components: Option<u64>) -> Result {
+        let p = self.bytes.as_ptr().cast();
+        // SAFETY: By the invariants it reads nothing behind the area. Private to `fpu`, to which the
+        // registers belong since `fpu_begin`. A fault is caught.
+        let err = unsafe {
+            match components {
+                None => bindings::rkvm_fxrstor(p),
+                Some(c) => bindings::rkvm_xrstor(p, c & self.components),
+            }
+        };
+        if err == 0 {
+            Ok(())
+        } else {
+            Err(EINVAL)
+        }
+    }
+
+    /// XSAVE of these components, or FXSAVE.
+    fn save(&mut self, components: Option<u64>) {
+        let p = self.bytes.as_mut_ptr().cast();
+        // SAFETY: By the invariants it writes nothing behind the area.
+        unsafe {
+            match components {
+                None => bindings::rkvm_fxsave(p),
+                Some(c) => bindings::rkvm_xsave(p, c & self.components),
+            }
+        }
+    }
+}
+
+/// Puts away the FPU state of whom this CPU works for. IRQs are off until [`fpu_end`].
+fn fpu_begin() {
+    // SAFETY: Private to `fpu`, which calls `fpu_end` before the section ends.
+    unsafe { bindings::rkvm_fpu_begin() };
+}
+
+/// The FPU is the host's again.
+fn fpu_end() {
+    // SAFETY: Private to `fpu`, which has called `fpu_begin`.
+    unsafe { bindings::rkvm_fpu_end() };
 }
 
 /// RDPKRU. The kernel uses protection keys ([`ospke`]).

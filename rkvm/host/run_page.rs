@@ -2,7 +2,8 @@
 
 //! Pages that user space maps and writes at any time: `kvm_run` and its neighbours.
 //!
-//! Never borrowed: values are copied in and out, each once, so that what was checked is what is used (CVE-2021-29657 and its like are what happens else).
+//! Never borrowed: values are copied in and out, each once, so that what was checked is what is used
+//! (CVE-2021-29657 and its like are what happens else).
 
 use super::trace;
 use crate::bindings as rb;

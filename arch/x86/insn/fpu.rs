@@ -7,9 +7,7 @@
 //! `kernel_fpu_begin` has put the user's away, and XCR0 is the guest's. PKRU rules the kernel's own
 //! accesses to user memory too, so it is the guest's only around an entry.
 
-use super::{cpuid, ospke, osxsave, rdpkru, set_xcr0, wrpkru, xcr0};
-use crate::bindings;
-use crate::host::hw_page::HwBytes;
+use super::{cpuid, fpu_begin, fpu_end, ospke, osxsave, rdpkru, set_xcr0, wrpkru, xcr0, XsaveArea};
 use kernel::prelude::*;
 
 /// Components of XCR0 (SDM vol. 1, 13.1).
@@ -30,8 +28,6 @@ pub(crate) mod xfeature {
 const OFFERED: u64 =
     xfeature::X87 | xfeature::SSE | xfeature::AVX | xfeature::AVX512 | xfeature::PKRU;
 
-/// The size of the legacy region and the header.
-const XSAVE_MIN: usize = 576;
 /// Never less than the structure of KVM_GET_XSAVE.
 const AREA_MIN: usize = 4096;
 /// Offset of XSTATE_BV.
@@ -48,10 +44,10 @@ pub(crate) struct FpuCaps {
     host_xcr0: u64,
     /// Components that guests can have, without PKRU.
     pub(crate) mask: u64,
+    /// What an area has room for.
+    offered: u64,
     /// Guests can have PKRU: its offset in the area.
     pkru: Option<usize>,
-    /// Size of an area in bytes.
-    pub(crate) size: usize,
 }
 
 impl FpuCaps {
@@ -59,18 +55,8 @@ impl FpuCaps {
     pub(crate) fn new() -> Self {
         let host_xcr0 = xcr0().unwrap_or(0);
         let offered = host_xcr0 & OFFERED;
-        let place = |n: u32| -> (usize, usize) {
-            let c = cpuid(0xd, n);
-            (
-                usize::try_from(c.ebx).unwrap_or(0),
-                usize::try_from(c.eax).unwrap_or(0),
-            )
-        };
-        let size = (2..63)
-            .filter(|n| offered & 1 << n != 0)
-            .map(place)
-            .fold(XSAVE_MIN, |end, (at, len)| end.max(at.saturating_add(len)));
-        let pkru = (ospke() && offered & xfeature::PKRU != 0).then(|| place(9).0);
+        let pkru = (ospke() && offered & xfeature::PKRU != 0)
+            .then(|| usize::try_from(cpuid(0xd, 9).ebx).unwrap_or(0));
         Self {
             host_xcr0,
             mask: if osxsave() {
@@ -79,7 +65,7 @@ impl FpuCaps {
                 xfeature::X87 | xfeature::SSE
             },
             pkru,
-            size: size.max(AREA_MIN),
+            offered,
         }
     }
 
@@ -94,23 +80,7 @@ impl FpuCaps {
     }
 }
 
-/// An XSAVE area in pages of its own, large enough for every component of the `FpuCaps` that it was
-/// made for.
-struct XsaveArea(HwBytes);
-
 impl XsaveArea {
-    fn new(len: usize) -> Result<Self> {
-        Ok(Self(HwBytes::new(len)?))
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-
     fn put(&mut self, at: usize, data: &[u8]) {
         let end = at.saturating_add(data.len());
         if let Some(d) = self.bytes_mut().get_mut(at..end) {
@@ -147,7 +117,7 @@ impl GuestFpu {
     /// # Errors
     /// `ENOMEM`
     pub(crate) fn new(caps: &FpuCaps) -> Result<Self> {
-        let area = XsaveArea::new(caps.size)?;
+        let area = XsaveArea::new(caps.offered, AREA_MIN)?;
         let mut f = Self {
             caps: *caps,
             area,
@@ -201,8 +171,7 @@ impl GuestFpu {
     /// `EINVAL`: the processor refuses the area (only if it was not validated): the guest's state is
     /// the initial one then. The registers are the guest's all the same.
     pub(crate) fn load(&mut self) -> Result {
-        // SAFETY: IRQs are off until `save`, which ends it.
-        unsafe { bindings::rkvm_fpu_begin() };
+        fpu_begin();
         self.loaded = true;
         if self.caps.pkru.is_some() {
             self.host_pkru = rdpkru();
@@ -221,21 +190,13 @@ impl GuestFpu {
         ret
     }
 
+    /// What XSAVE and XRSTOR handle; without them it is FXSAVE.
+    fn by_xsave(&self) -> Option<u64> {
+        (self.caps.host_xcr0 != 0).then_some(self.caps.mask)
+    }
+
     fn restore(&self) -> Result {
-        let p = self.area.bytes().as_ptr().cast();
-        // SAFETY: The area is large enough and aligned, by its invariants; the registers are ours
-        // since `rkvm_fpu_begin`; a fault is caught.
-        let err = unsafe {
-            match self.caps.host_xcr0 {
-                0 => bindings::rkvm_fxrstor(p),
-                _ => bindings::rkvm_xrstor(p, self.caps.mask),
-            }
-        };
-        if err == 0 {
-            Ok(())
-        } else {
-            Err(EINVAL)
-        }
+        self.area.restore(self.by_xsave())
     }
 
     /// The section ends, IRQs still off: the guest's state goes to the area.
@@ -247,15 +208,9 @@ impl GuestFpu {
             // The host's own value is always accepted.
             let _ = set_xcr0(self.caps.host_xcr0);
         }
-        let p = self.area.bytes_mut().as_mut_ptr().cast();
-        // SAFETY: As in `restore`; `load` has begun, this ends it.
-        unsafe {
-            match self.caps.host_xcr0 {
-                0 => bindings::rkvm_fxsave(p),
-                _ => bindings::rkvm_xsave(p, self.caps.mask),
-            }
-            bindings::rkvm_fpu_end();
-        }
+        let how = self.by_xsave();
+        self.area.save(how);
+        fpu_end();
         self.loaded = false;
     }
 

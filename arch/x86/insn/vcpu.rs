@@ -3,16 +3,9 @@
 //! What the vCPU code needs of the processor, besides the backend's own.
 
 use super::{msr, rdmsr, wrmsr};
-use crate::bindings;
 
 /// IA32_FLUSH_CMD
 const FLUSH_CMD: u32 = 0x10b;
-
-/// Frequency of the host's TSC, in kHz.
-pub(crate) fn tsc_khz() -> u32 {
-    // SAFETY: Reads a variable that is set once at boot.
-    unsafe { bindings::rkvm_tsc_khz() }
-}
 
 /// Issues the barriers that the guest asked for by PRED_CMD; the value was checked.
 pub(crate) fn pred_cmd(v: u64) {

@@ -3,7 +3,8 @@
 //! Why VMRUN refused: the rules that it checks, each with its words.
 //!
 //! AMD APM vol. 2, 15.5.1 (canonicalization and consistency checks) and 15.20 (illegal event
-//! injection). Pure. Run only after a refused entry.
+//! injection). Pure. Run before an entry whose state user space has set, and
+//! after a refused one.
 
 use super::vmcb::{event_type, Vmcb};
 use crate::arch::x86::model::regs::{cr0, cr4, efer, vector};

@@ -235,9 +235,15 @@ fn rare(b: &Vmcb, code: u64, assists: bool) -> Exit {
         code::MWAIT | code::MWAIT_ARMED => Exit::Mwait,
         code::XSETBV => Exit::Xsetbv,
         code::VMRUN_FAULT => Exit::FailEntry { code },
-        _ if u64::from(low32(code)) == code::INVALID => Exit::FailEntry { code },
+        _ if refused(code) => Exit::FailEntry { code },
         _ => Exit::Unknown { code },
     }
+}
+
+/// The processor refused the guest's state: it did not run.
+#[inline]
+pub(super) const fn refused(code: u64) -> bool {
+    code & code::INVALID == code::INVALID
 }
 
 fn nested_fault(b: &Vmcb) -> Exit {

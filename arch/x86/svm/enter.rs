@@ -93,10 +93,11 @@ impl Run {
         if self.0.host == 0 {
             return Err(EIO);
         }
-        let _ = vmcb; // Exclusive: hardware writes it.
-                      // SAFETY: The control block is `vmcb`'s (by `new`); the backend lets it refer only to its own
-                      // maps and the VM's stage-2 tables, so the guest reaches nothing else. The host's state was
-                      // saved on this CPU in this section. IRQs are off, as they are in a section.
+        // Exclusive: hardware writes it.
+        let _ = vmcb;
+        // SAFETY: The control block is `vmcb`'s (by `new`); the backend lets it refer only to its own
+        // maps and the VM's stage-2 tables, so the guest reaches nothing else. The host's state was
+        // saved on this CPU in this section. IRQs are off, as they are in a section.
         match unsafe { bindings::rkvm_svm_enter(&mut self.0, gprs.0.as_mut_ptr()) } {
             0 => Ok(()),
             _ => Err(EIO),

@@ -238,12 +238,11 @@ impl SvmVcpu {
     /// sees is what it was: what the block holds after a refusal is not defined.
     #[cold]
     fn run_suspicious(&mut self, gprs: &mut Gprs) -> bool {
-        let (save, event, before) = (self.vmcb.save_area(), self.vmcb.eventinj(), *gprs);
+        let (save, before) = (self.vmcb.save_area(), *gprs);
         let ret = self.run_hardware(gprs);
         self.unchecked = true;
         if self.refused() {
             self.vmcb.restore(&save);
-            self.vmcb.set_eventinj(event);
             *gprs = before;
         }
         ret
@@ -262,7 +261,7 @@ impl SvmVcpu {
         gprs.set(Gpr::Rax, self.vmcb.rax());
         gprs.set(Gpr::Rsp, self.vmcb.rsp());
         self.vmcb.set_all_clean();
-        if self.vmcb.exitcode() & code::INVALID == code::INVALID {
+        if decode::refused(self.vmcb.exitcode()) {
             // Some have cleared what they had not loaded; without V_INTR_MASKING the next guest would
             // not be interrupted.
             self.vmcb.set_eventinj(injected);
