@@ -56,6 +56,15 @@ impl Put<'_> {
         self.bytes()[at] = v as u8;
     }
 
+    /// Lets the breakpoints in the DR7 at `at` be for data: QEMU's TCG crashes on a guest's code
+    /// breakpoints.
+    fn data_breakpoints(&mut self, r: &mut Rng, at: usize) {
+        for byte in [2, 3] {
+            let kinds = r.pick(&[0x11, 0x33, 0x1d, 0xdf, 0xff]);
+            self.u8(at + byte, kinds);
+        }
+    }
+
     /// Changes a few bytes of the first `len`.
     fn dirt(&mut self, r: &mut Rng, len: usize) {
         for _ in 0..r.below(4) {
@@ -343,6 +352,20 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
                 return 0;
             }
         }
+        sys::SET_GUEST_DEBUG => {
+            let bits = match number(r) {
+                v if r.one_in(8) => v,
+                v => v & 0x1f_0003,
+            };
+            p.u32(0, bits);
+            for k in 0..4 {
+                let v = gpa(r);
+                p.u64(8 + 8 * k, v);
+            }
+            let enabled = r.below(0x800);
+            p.u64(8 + 8 * 7, enabled);
+            p.data_breakpoints(r, 8 + 8 * 7);
+        }
         sys::SET_MP_STATE => {
             let s = r.below(12);
             p.u32(0, s);
@@ -371,6 +394,9 @@ pub fn fill(i: &Ioctl, r: &mut Rng, buf: &mut [u64; 8192], world: &World, slot: 
             p.dirt(r, size);
             if matches!(i.code, sys::SET_SREGS | sys::SET_SREGS2) {
                 p.u8(TR_TYPE, u64::from(TSS));
+            }
+            if i.code == sys::SET_DEBUGREGS {
+                p.data_breakpoints(r, 40);
             }
             if i.code == sys::SET_XCRS && !keep {
                 let v = r.below(8);
