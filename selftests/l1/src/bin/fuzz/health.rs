@@ -15,13 +15,15 @@ pub struct Memory {
 
 /// Objects by which one cache may have grown: fewer than VMs are made in a round, so that one lost with each shows.
 const OBJECTS: u64 = 300;
-/// Caches that follow the files in use, or are the checkers' own pools.
-const LIVELY: [&str; 5] = [
+/// Caches that follow the files in use, or are the checkers' own: debugobjects' pool, and kmemleak's records, of which there
+/// is one for each object of any cache, these among them.
+const LIVELY: [&str; 6] = [
     "dentry",
     "_inode_cache",
     "fuse_inode",
     "radix_tree_node",
     "debug_objects_cache",
+    "kmemleak_object",
 ];
 /// From which growth on a cache is named.
 const WORTH_NAMING: u64 = 100;
