@@ -40,9 +40,10 @@ void rkvm_section_leave(void)
 {
 	/*
 	 * A tick that is pending belongs to the guest's time: take it before the accounting is
-	 * switched back.
+	 * switched back. x86 takes none before the instruction after STI is done, which would be CLI.
 	 */
 	local_irq_enable();
+	(void)READ_ONCE(current->flags);
 	local_irq_disable();
 	guest_timing_exit_irqoff();
 	local_irq_enable();
