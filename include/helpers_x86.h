@@ -7,7 +7,7 @@
 
 #include "helpers_svm_run.h"
 
-/* arch/x86/svm/entry.S */
+/* arch/x86/svm/vmrun.S */
 int rkvm_svm_vmrun(struct rkvm_svm_run *run, u64 *gprs);
 int rkvm_svm_save_host(u64 pa);
 

@@ -24,7 +24,7 @@ const ACCESS: u64 = 1 << 13;
 /// DR6.BS: a single step.
 const SINGLE_STEP: u64 = 1 << 14;
 /// DR7.GD: accesses to debug registers fault.
-const GENERAL_DETECT: u64 = 1 << 13;
+pub(crate) const GENERAL_DETECT: u64 = 1 << 13;
 
 /// The guest's debug registers, while the hardware has others.
 #[derive(Clone, Copy)]
@@ -207,7 +207,7 @@ impl<B: Backend> Vcpu<B> {
     /// space goes first.
     fn debug_due(&mut self, causes: u64) {
         self.debug.due = Some(causes);
-        self.mail.request(DEBUG_EXIT);
+        self.alarm.mail().request(DEBUG_EXIT);
     }
 
     /// What the debugger is to hear of an emulated instruction.

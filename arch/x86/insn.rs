@@ -368,6 +368,19 @@ pub(crate) fn wants_barriers() -> bool {
     unsafe { bindings::rkvm_wants_barriers() }
 }
 
+/// The first entry of a section follows: RCU need not wait for this CPU. IRQs are off.
+pub(crate) fn section_quiescent() {
+    // SAFETY: Tells RCU what a context switch would; no RCU reader is active in `begin_section`.
+    unsafe { bindings::rkvm_section_quiescent() };
+}
+
+/// Makes the next entry exit as soon as it has delivered what is injected.
+#[cold]
+pub(crate) fn exit_at_once() {
+    // SAFETY: An interrupt to this CPU, which does nothing but come; preemption is off in a section.
+    unsafe { bindings::rkvm_kick_self() };
+}
+
 /// A guest section ends: the host's user mode may want a prediction barrier first.
 pub(crate) fn guest_has_run() {
     // SAFETY: Sets a per-CPU flag; preemption is off in a section.

@@ -4,6 +4,7 @@
 
 use super::{
     backend::{Backend, HwVcpu},
+    debug::GENERAL_DETECT,
     exit::{Event, Exit, Io, Windows},
     handle::Slow,
     mem::Phys,
@@ -205,8 +206,6 @@ fn prepare_exception<B: Backend>(v: &mut Vcpu<B>, vector: u8, payload: Option<u6
         _ => {}
     }
     if vector == vector::DB {
-        /// DR7.GD
-        const GENERAL_DETECT: u64 = 1 << 13;
         v.set_guest_dr7(v.guest_dr7() & !GENERAL_DETECT);
     }
 }

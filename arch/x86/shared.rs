@@ -92,6 +92,11 @@ pub(crate) fn now_ns() -> u64 {
 }
 
 impl Alarm {
+    /// The vCPU's own inbox, where it rings.
+    pub(crate) fn mail(&self) -> &Mail {
+        &self.mail
+    }
+
     /// A quiet one.
     pub(crate) fn new(mail: Arc<Mail>) -> Self {
         Self { mail, armed: None }

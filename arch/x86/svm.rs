@@ -6,7 +6,7 @@ pub(crate) mod asid;
 pub(crate) mod check;
 pub(crate) mod decode;
 mod enable;
-mod enter;
+mod entry;
 pub(crate) mod intercepts;
 pub(crate) mod msrpm;
 pub(crate) mod npt;

@@ -16,7 +16,7 @@ use super::{
         lapic::{Config, Features, Lapic},
         msr::MsrState,
         regs::{cr0, efer, rflags, Gpr, Gprs, Seg, SegAttr, Segment},
-        sregs::Control,
+        sregs::{Control, DR6_INIT, DR7_INIT},
         walk::Paging,
     },
     pv::Pv,
@@ -95,8 +95,6 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) tsc: Tsc,
     /// Paravirtual pages.
     pub(crate) pv: Pv,
-    /// Its own inbox and bell.
-    pub(crate) mail: Arc<Mail>,
     /// The host timer behind the APIC timer.
     pub(crate) alarm: Alarm,
     /// An access that user space has to finish.
@@ -179,8 +177,7 @@ impl<B: Backend> Vcpu<B> {
             sipi_vector: 0,
             tsc: Tsc::new(vm),
             pv: Pv::default(),
-            alarm: Alarm::new(mail.clone()),
-            mail,
+            alarm: Alarm::new(mail),
             pending: Pending::default(),
             code: None,
             eoi: None,
@@ -281,8 +278,8 @@ impl<B: Backend> Vcpu<B> {
         self.hw.set_idtr(&table);
         self.dr = [0; 4];
         self.pdptes = None;
-        self.hw.set_dr6(0xffff_0ff0);
-        self.hw.set_dr7(0x400);
+        self.hw.set_dr6(DR6_INIT);
+        self.hw.set_dr7(DR7_INIT);
         self.dr_live = false;
         self.hw.reset_events();
         self.hw.flush_tlb();

@@ -6,7 +6,7 @@ use super::asid::{Asid, Flush};
 use super::check;
 use super::decode::{self, code};
 use super::enable::{self, Host};
-use super::enter::{self, Run, SpecCtrl};
+use super::entry::{Run, SpecCtrl};
 use super::intercepts::{self, Own};
 use super::msrpm::Msrpm;
 use super::seg;
@@ -19,6 +19,7 @@ use crate::arch::x86::insn::{self, msr};
 use crate::arch::x86::model::regs::{
     cr0, cr4, efer, rflags, vector, DescTable, Gpr, Gprs, Seg, Segment,
 };
+use crate::arch::x86::model::sregs::DR6_INIT;
 use crate::host::hw_page::HwPage;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::prelude::*;
@@ -114,7 +115,7 @@ impl SvmVcpu {
         vmcb.set_efer(efer::SVME);
         vmcb.set_g_pat(0x0007_0406_0007_0406);
         vmcb.set_rflags(rflags::FIXED);
-        vmcb.set_dr6(0xffff_0ff0);
+        vmcb.set_dr6(DR6_INIT);
         vmcb.set_dr7(0x400);
         if caps.pause_filter {
             vmcb.set_pause_filter_count(PAUSE_COUNT);
@@ -318,7 +319,7 @@ impl SvmVcpu {
         }
         if self.vmcb.eventinj().valid() {
             // The event goes first. A step would be visible in the RFLAGS that it pushes.
-            enter::exit_at_once();
+            insn::exit_at_once();
             return;
         }
         self.start_step();

@@ -72,6 +72,32 @@ fn control(c: &Cpu, control: u32, dr: [u64; 4], dr7_value: u64) -> Result<i32, i
     sys::with(c.raw(), sys::SET_GUEST_DEBUG, &mut d)
 }
 
+/// The double word that a register points to, by its name in long mode and elsewhere.
+fn pointee(a: &CodeAssembler, long: AsmRegister64, other: AsmRegister32) -> AsmMemoryOperand {
+    if a.bitness() == 64 {
+        dword_ptr(long)
+    } else {
+        dword_ptr(other)
+    }
+}
+
+/// The guest runs into one of the kit's handlers, which tells.
+#[track_caller]
+fn faults(c: &mut Cpu) {
+    let e = c.run();
+    assert!(
+        matches!(
+            e,
+            Ok(Exit::Out {
+                port: kit::PORT_FAULT,
+                ..
+            })
+        ),
+        "{e:x?} {:x?}",
+        c.fd.get_regs()
+    );
+}
+
 #[track_caller]
 fn set(c: &Cpu, flags: u32) {
     assert_eq!(control(c, flags, [0; 4], 0x400), Ok(0), "flags {flags:#x}");
@@ -116,7 +142,10 @@ fn stepped(c: &mut Cpu, pc: u64) {
 
 fn capabilities() -> Outcome {
     let m = Machine::with(Mode::Real, Irqchip::Split, 1);
-    for (cap, want) in [(KVM_CAP_SET_GUEST_DEBUG, 1), (195, 0x1f_0003)] {
+    for (cap, want) in [
+        (KVM_CAP_SET_GUEST_DEBUG, 1),
+        (KVM_CAP_SET_GUEST_DEBUG2, 0x1f_0003),
+    ] {
         assert_eq!(m.kvm.check_extension_raw(cap.into()), want, "{cap}");
         assert_eq!(m.vm.check_extension_raw(cap.into()), want, "{cap}");
     }
@@ -262,18 +291,12 @@ fn steps_own_devices() -> Outcome {
             &[
                 |a| a.mov(edx, MMIO as u32),
                 |a| {
-                    if a.bitness() == 64 {
-                        a.mov(eax, dword_ptr(rdx))
-                    } else {
-                        a.mov(eax, dword_ptr(edx))
-                    }
+                    let m = pointee(a, rdx, edx);
+                    a.mov(eax, m)
                 },
                 |a| {
-                    if a.bitness() == 64 {
-                        a.mov(dword_ptr(rdx), eax)
-                    } else {
-                        a.mov(dword_ptr(edx), eax)
-                    }
+                    let m = pointee(a, rdx, edx);
+                    a.mov(m, eax)
                 },
                 |a| a.nop(),
             ],
@@ -653,13 +676,7 @@ fn step_keeps_the_guests_flag() -> Outcome {
     set(c, 0);
     assert_ne!(c.fd.get_regs()?.rflags & TF, 0);
     // The trap after the next instruction is the guest's.
-    assert!(matches!(
-        c.run(),
-        Ok(Exit::Out {
-            port: kit::PORT_FAULT,
-            ..
-        })
-    ));
+    faults(c);
     assert_eq!((m.frame()[0], m.frame()[2]), (1, ends[2]));
     Ok(())
 }
@@ -859,18 +876,12 @@ fn data_breakpoints() -> Outcome {
                 |a| a.mov(bx, 0x3100),
                 |a| a.movzx(ebx, bx),
                 |a| {
-                    if a.bitness() == 64 {
-                        a.mov(ecx, dword_ptr(rbx))
-                    } else {
-                        a.mov(ecx, dword_ptr(ebx))
-                    }
+                    let m = pointee(a, rbx, ebx);
+                    a.mov(ecx, m)
                 },
                 |a| {
-                    if a.bitness() == 64 {
-                        a.mov(dword_ptr(rbx), ebx)
-                    } else {
-                        a.mov(dword_ptr(ebx), ebx)
-                    }
+                    let m = pointee(a, rbx, ebx);
+                    a.mov(m, ebx)
                 },
                 |a| a.nop(),
             ],
@@ -996,13 +1007,7 @@ fn guests_breakpoint_while_stepping() -> Outcome {
     assert_eq!(c.fd.get_debug_regs()?.dr6, DR6);
     set(c, 0);
     // Its own again.
-    assert!(matches!(
-        c.run(),
-        Ok(Exit::Out {
-            port: kit::PORT_FAULT,
-            ..
-        })
-    ));
+    faults(c);
     assert_eq!((m.frame()[0], m.frame()[2]), (1, ends[2]));
     assert_eq!(m.cpu().fd.get_debug_regs()?.dr6, DR6 | 1);
     Ok(())
@@ -1041,13 +1046,7 @@ fn inject_db() -> Outcome {
             let (mut m, _) = listing(mode, Irqchip::Split, &nops());
             let c = m.cpu();
             set(c, flags | INJECT_DB);
-            assert!(matches!(
-                c.run(),
-                Ok(Exit::Out {
-                    port: kit::PORT_FAULT,
-                    ..
-                })
-            ));
+            faults(c);
             assert_eq!((m.count(1), m.frame()[2]), (1, CODE), "{mode:?} {flags:#x}");
             assert_eq!(m.cpu().fd.get_debug_regs()?.dr6, DR6);
         }
@@ -1081,18 +1080,7 @@ fn inject_bp() -> Outcome {
                 ));
             }
             set(c, ENABLE | SW | INJECT_BP);
-            let e = c.run();
-            assert!(
-                matches!(
-                    e,
-                    Ok(Exit::Out {
-                        port: kit::PORT_FAULT,
-                        ..
-                    })
-                ),
-                "{e:x?} {:x?}",
-                c.fd.get_regs()
-            );
+            faults(c);
             let at = m.frame()[2];
             println!("{mode:?} {int3}: {at:x}");
             assert_eq!(m.count(3), 1);
@@ -1114,13 +1102,7 @@ fn inject_is_busy() -> Outcome {
         c.fd.set_vcpu_events(&e)?;
         assert_eq!(control(c, ENABLE | STEP | inject, [0; 4], 0), Err(EBUSY));
         // Nothing has changed: the guest is not stepped.
-        assert!(matches!(
-            c.run(),
-            Ok(Exit::Out {
-                port: kit::PORT_FAULT,
-                ..
-            })
-        ));
+        faults(c);
         assert_eq!((m.count(6), m.count(1), m.count(3)), (1, 0, 0));
         let c = m.cpu();
         c.start(Mode::Long, CODE, 0);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Entry code: the only unsafe part of the SVM backend, around entry.S.
+//! Entry code: the only unsafe part of the SVM backend, around vmrun.S.
 
 use super::msrpm::{Iopm, Msrpm};
 use super::vmcb::Vmcb;
-use crate::arch::x86::model::regs::Gprs;
+use crate::arch::x86::{insn, model::regs::Gprs};
 use crate::bindings;
 use crate::host::hw_page::{HwLayout, HwPage};
 use kernel::prelude::*;
@@ -52,8 +52,7 @@ impl Run {
             return Err(EIO);
         }
         self.0.host = pa;
-        // SAFETY: IRQs are off, and the first entry of the section follows.
-        unsafe { bindings::rkvm_section_quiescent() };
+        insn::section_quiescent();
         Ok(())
     }
 
@@ -103,10 +102,4 @@ impl Run {
             _ => Err(EIO),
         }
     }
-}
-
-/// Makes the next entry exit as soon as it has delivered what is injected.
-pub(super) fn exit_at_once() {
-    // SAFETY: Preemption is off in a section.
-    unsafe { bindings::rkvm_kick_self() };
 }
