@@ -45,7 +45,7 @@ SYM_DATA_LOCAL(rkvm_verw_selector, .word __KERNEL_DS)
  * other fourteen registers in gprs. Returns 0, or 1 when SVM is off: nothing has happened then.
  *
  * GIF is 0 from CLGI to STGI, so no interrupt, NMI or SMI finds the guest's GS, TR, SPEC_CTRL or
- * return predictions. IF is 1 only around VMRUN, for host interrupts to end the guest's run.
+ * return predictions. IF is 1 until VMRUN is done, for host interrupts to end the guest's run.
  * From VMLOAD of the guest to VMLOAD of the host there are no per-CPU variables (GS is the guest's).
  */
 SYM_FUNC_START(rkvm_svm_vmrun)
@@ -60,6 +60,8 @@ SYM_FUNC_START(rkvm_svm_vmrun)
 
 .Lclgi:
 	clgi
+	/* Here, so that VMRUN is out of its shadow, which an exit during an injection saves as the guest's. */
+	sti
 
 	/* SPEC_CTRL for the guest, where hardware does not switch it. */
 	testl	$RKVM_SVM_SPEC_SWITCH, RKVM_SVM_RUN_FLAGS(%rdi)
@@ -94,7 +96,6 @@ SYM_FUNC_START(rkvm_svm_vmrun)
 	/* Processor buffers may hold the host's data. */
 	ALTERNATIVE "", __stringify(verw rkvm_verw_selector(%rip)), X86_FEATURE_CLEAR_CPU_BUF_VM
 
-	sti
 	vmrun	%rax
 	cli
 
