@@ -16,6 +16,18 @@ export RKVM_CACHE=$CACHE
 # Set when we run inside the dev root already.
 IN_ROOT=${RKVM_IN_ROOT:-}
 
+# The architecture that kernels, modules, L1 and its programs are for; that of L0 and of all compilers is amd64.
+export RKVM_ARCH=${RKVM_ARCH:-amd64}
+
+# for_family FAMILY: sets the architecture by the virtualization hardware.
+for_family() {
+	case $1 in
+	svm) RKVM_ARCH=amd64 ;;
+	arm64) RKVM_ARCH=arm64 ;;
+	*) die "no such family here yet: $1" ;;
+	esac
+}
+
 say() { printf '[lab] %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
