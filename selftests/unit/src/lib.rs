@@ -8,6 +8,11 @@
 /// Processor families.
 #[path = "../../../arch"]
 pub mod arch {
+    /// arm64.
+    pub mod arm64 {
+        pub mod model;
+    }
+
     /// x86.
     pub mod x86 {
         #[allow(dead_code, reason = "the module uses what the tests do not")]

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What can be decided without the hardware.
+
+pub mod esr;
+pub mod exception;
+pub mod idreg;
+pub mod its;
+pub mod mmio;
+pub mod onereg;
+pub mod psci;
+pub mod pstate;
+pub mod smccc;
+pub mod stage2;
+pub mod sysreg;
+pub mod trap;
+pub mod vgic;
