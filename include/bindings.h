@@ -12,13 +12,11 @@
 #ifdef CONFIG_X86_64
 #include "helpers_x86.h"
 #endif
+#ifdef CONFIG_ARM64
+#include "helpers_arm64.h"
+#endif
 #include "helpers_trace.h"
 #include "helpers_mm.h"
 #include "helpers_irq.h"
 
 #endif
-/* What bindgen reads: the KVM ABI, and kernel functions the kernel crate lacks. */
-#include <linux/kvm.h>
-#include <asm/svm.h>
-#include <linux/anon_inodes.h>
-#include <linux/eventfd.h>

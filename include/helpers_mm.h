@@ -38,7 +38,7 @@ void rkvm_page_set_accessed(struct page *page);
 /* log2 of the size at which current->mm maps a user address, or 0 if it does not. */
 unsigned int rkvm_mapping_shift(unsigned long address);
 /* 0 cached, 1 write-combining, 2 uncached. */
-unsigned int rkvm_pgprot_type(unsigned long prot);
+unsigned int rkvm_pgprot_type(u64 prot);
 void rkvm_sigbus_hwpoison(unsigned long address);
 
 /* User memory without sleeping: the number of bytes not copied. */

@@ -8,7 +8,8 @@
 use crate::{
     abi::exit::WriteRun,
     bindings as rb,
-    host::{kick::Kick, section::GuestSection},
+    device::Attr,
+    host::{kick::Kick, section::GuestSection, trace},
     irq,
     memory::{stage2, View},
     vcpu::{Core, VcpuSet},
@@ -70,6 +71,8 @@ pub(crate) trait Family: Sized + Send + Sync + 'static {
     type Entry: stage2::Entry;
     /// The interrupt controllers, shared by routing, irqfds and vCPUs.
     type Controller: irq::Controller;
+    /// An in-kernel device with a descriptor of its own (`KVM_CREATE_DEVICE`).
+    type Device: Send + Sync;
     /// The rest of a VM's state.
     type Vm: Send + Sync;
     /// A vCPU's state that other threads may touch.
@@ -119,6 +122,41 @@ pub(crate) trait Family: Sized + Send + Sync + 'static {
     /// # Errors
     /// `EINVAL`: no such capability, or its arguments or the VM's state do not allow it.
     fn enable_cap(vm: &Vm<Self>, cap: u32, flags: u32, args: &[u64; 4]) -> Result<isize>;
+
+    /// `KVM_CREATE_DEVICE`: makes a device of this kind, or only looks whether it could (`test`: then
+    /// `None`). The VM's creation lock is held.
+    ///
+    /// # Errors
+    /// `ENODEV`: no such kind. `EEXIST`: the VM has it.
+    fn create_device(_vm: &Arc<Vm<Self>>, _kind: u32, _test: bool) -> Result<Option<Self::Device>> {
+        Err(trace::refuse(ENODEV, c"no such kind of in-kernel device"))
+    }
+
+    /// Sets, gets, or looks for an attribute of a device.
+    ///
+    /// # Errors
+    /// `ENXIO`: no such attribute; and what the device's documentation says.
+    fn device_attr(
+        _vm: &Arc<Vm<Self>>,
+        _device: &Self::Device,
+        _what: Attr,
+        _attr: &rb::kvm_device_attr,
+    ) -> Result {
+        Err(ENXIO)
+    }
+
+    /// Drives an input of the controllers (`KVM_IRQ_LINE`): by default the route of the gsi.
+    ///
+    /// # Errors
+    /// `EINVAL`: no such input.
+    fn irq_line(vm: &Vm<Self>, gsi: u32, level: bool) -> Result<i32> {
+        vm.irq.irq_line(gsi, level)
+    }
+
+    /// Host memory is about to be mapped for guests: cleans caches that do not agree by themselves.
+    /// Nothing to do by default. May sleep.
+    #[inline]
+    fn prepare_memory(_phys: u64, _bytes: u64) {}
 
     /// Interrupts can be injected by routes, irqfds and MSIs: the controllers exist.
     fn irqchip_ready(vm: &Vm<Self>) -> bool;

@@ -244,13 +244,13 @@ impl<C: Controller> Irq<C> {
     ///
     /// Atomic context allowed, but for hard interrupts; the caller holds no lock that [`Controller`]'s
     /// methods take.
-    #[expect(dead_code, reason = "for families with pins in the kernel")]
+    #[allow(dead_code, reason = "for families with pins in the kernel")]
     pub(crate) fn ack(&self, chip: u32, pin: u32) -> bool {
         self.lines.ack(chip, pin)
     }
 
     /// Whether somebody wants [`Self::ack`] for this pin. Context as there.
-    #[expect(dead_code, reason = "for families with pins in the kernel")]
+    #[allow(dead_code, reason = "for families with pins in the kernel")]
     pub(crate) fn wants_ack(&self, chip: u32, pin: u32) -> bool {
         self.lines.wants_ack(chip, pin)
     }

@@ -80,6 +80,10 @@ pub(crate) trait Remote: Send + Sync + 'static {
     /// must not sleep. What was changed before the call is visible to a vCPU that
     /// the call finds outside a guest section once that enters one (the caller has a full barrier).
     fn flush_tlb_all(&self);
+
+    /// Host memory is about to be mapped: guests must find in it what the host has written, whatever
+    /// their caches do. `phys` and `bytes` are of a leaf. May sleep.
+    fn prepare_memory(&self, phys: u64, bytes: u64);
 }
 
 /// A slot with its dirty log.
@@ -170,6 +174,13 @@ impl<E: Entry, R: Remote> Memory<E, R> {
     #[inline]
     pub(crate) fn root(&self) -> u64 {
         self.shadow.root
+    }
+
+    /// The tree's shape.
+    #[inline]
+    #[allow(dead_code, reason = "not all families ask")]
+    pub(crate) fn config(&self) -> Config {
+        self.shadow.config
     }
 
     /// Starts a read section of the slot set.

@@ -103,6 +103,16 @@ impl<F: Family> VcpuSet<F> {
         self.count.load(Ordering::Acquire)
     }
 
+    /// The one that was created as the `index`th, from 0. Any context.
+    #[inline]
+    #[allow(dead_code, reason = "not all families ask")]
+    pub(crate) fn get(&self, index: u32) -> Option<&Core<F>> {
+        if index >= self.len() {
+            return None;
+        }
+        self.slots.get(index as usize)?.as_ref().map(|c| &**c)
+    }
+
     /// All of them, in the order of their creation. Any context.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Core<F>> + Clone {
         let n = self.len() as usize;
@@ -138,6 +148,10 @@ impl<F: Family> Remote for Arc<VcpuSet<F>> {
             c.kick.post(kick::FLUSH_TLB);
         }
         kick::interrupt_and_wait(self.iter().map(|c| &*c.kick));
+    }
+
+    fn prepare_memory(&self, phys: u64, bytes: u64) {
+        F::prepare_memory(phys, bytes);
     }
 }
 

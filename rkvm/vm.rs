@@ -5,6 +5,7 @@
 use crate::{
     abi::{ioctl, user},
     bindings as rb,
+    device::Device,
     family::Family,
     host::{
         fd::{Fd, NewFile},
@@ -140,7 +141,7 @@ impl<F: Family> Vm<F> {
         }
         let mut l: rb::kvm_irq_level = user::get(arg)?;
         let gsi = crate::host::uapi::irq_level_gsi(&l);
-        let result = self.irq.irq_line(gsi, l.level != 0)?;
+        let result = F::irq_line(self, gsi, l.level != 0)?;
         if status {
             crate::host::uapi::set_irq_level_status(&mut l, result);
             user::put(arg, &l)?;
@@ -192,10 +193,7 @@ impl<F: Family> Fd for Vm<F> {
                 )?;
                 Ok(0)
             }
-            ioctl::CREATE_DEVICE => {
-                let _: rb::kvm_create_device = user::get(arg)?;
-                Err(trace::refuse(ENODEV, c"no such kind of in-kernel device"))
-            }
+            ioctl::CREATE_DEVICE => Device::create(this, arg),
             ioctl::ENABLE_CAP => this.enable_cap(arg),
             ioctl::IRQ_LINE => this.irq_line(arg, false),
             ioctl::IRQ_LINE_STATUS => this.irq_line(arg, true),

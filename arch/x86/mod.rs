@@ -156,6 +156,7 @@ impl<B: Backend> Family for X86<B> {
 
     type Entry = B::Entry;
     type Controller = irqchip::Irqchip<B>;
+    type Device = core::convert::Infallible;
     type Vm = vm::VmState;
     type Shared = Shared;
     type Vcpu = vcpu::Vcpu<B>;

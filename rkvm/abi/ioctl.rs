@@ -11,6 +11,8 @@ pub(crate) enum On {
     Vm,
     /// A vCPU.
     Vcpu,
+    /// An in-kernel device.
+    Device,
 }
 
 /// One row.
@@ -85,8 +87,14 @@ ioctls! {
     SIGNAL_MSI = _IOW(0xa5, rb::kvm_msi) on Vm;
     /// Starts the dirty log of some pages anew (after `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`).
     CLEAR_DIRTY_LOG = _IOWR(0xc0, rb::kvm_clear_dirty_log) on Vm;
-    /// Makes an in-kernel device; there is no kind of them yet.
+    /// Makes an in-kernel device.
     CREATE_DEVICE = _IOWR(0xe0, rb::kvm_create_device) on Vm;
+    /// Sets an attribute of a device.
+    SET_DEVICE_ATTR = _IOW(0xe1, rb::kvm_device_attr) on Device;
+    /// Reads one.
+    GET_DEVICE_ATTR = _IOW(0xe2, rb::kvm_device_attr) on Device;
+    /// Says whether there is one.
+    HAS_DEVICE_ATTR = _IOW(0xe3, rb::kvm_device_attr) on Device;
     /// Runs a vCPU.
     RUN = _IO(0x80) on Vcpu;
     /// What of a vCPU a debugger wants to see; the structure is each family's.

@@ -144,6 +144,11 @@ impl NewFile {
         }
     }
 
+    /// The number that the descriptor will have.
+    pub(crate) fn fd(&self) -> i32 {
+        self.fd
+    }
+
     /// Gives the file to user space; the number is the descriptor.
     pub(crate) fn install(self) -> isize {
         let fd = self.fd;

@@ -166,7 +166,7 @@ out:
 	return shift;
 }
 
-unsigned int rkvm_pgprot_type(unsigned long prot)
+unsigned int rkvm_pgprot_type(u64 prot)
 {
 	pgprot_t p = __pgprot(prot);
 

@@ -342,7 +342,7 @@ impl UserFrame {
                     pfn: args.pfn as u64,
                     write: args.writable,
                     // SAFETY: Plain arithmetic.
-                    memory: match unsafe { bindings::rkvm_pgprot_type(args.pgprot.pgprot) } {
+                    memory: match unsafe { bindings::rkvm_pgprot_type(args.pgprot.pgprot as u64) } {
                         0 => MemoryType::Normal,
                         1 => MemoryType::WriteCombining,
                         _ => MemoryType::Device,

@@ -91,6 +91,13 @@ impl<E: Entry, R: Remote> Memory<E, R> {
                 Err(NoBacking::Error(error)) => return Err(error),
             };
             let level = shadow.leaf_level(slot, gfn, backing.pfn);
+            if backing.memory == MemoryType::Normal {
+                let pages = stage2::pages::<E>(level);
+                let first = backing.pfn & !(pages - 1);
+                shadow
+                    .remote
+                    .prepare_memory(first << PAGE_SHIFT, pages << PAGE_SHIFT);
+            }
             match shadow.install(slot, gfn, write, ends, level, &backing, cache) {
                 Ok(()) => return Ok(Outcome::Mapped),
                 Err(NotInstalled::Ended) => {}
