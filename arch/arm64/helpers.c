@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * C helpers of arch/arm64: the guest-entry glue that must not be instrumented, and what the kernel
+ * offers only to C: alternatives, its view of the CPUs' features, interrupts of the firmware's tables.
+ */
+
+#include <linux/context_tracking.h>
+#include <linux/interrupt.h>
+#include <linux/irq.h>
+#include <linux/irqdomain.h>
+#include <linux/kvm_host.h>
+#include <linux/of.h>
+#include <linux/of_irq.h>
+#include <linux/random.h>
+#include <linux/stddef.h>
+#include <asm/arch_gicv3.h>
+#include <asm/cacheflush.h>
+#include <asm/cpufeature.h>
+#include <asm/kvm_arm.h>
+#include <asm/neon.h>
+#include <asm/virt.h>
+
+#include "helpers_arm64.h"
+
+static_assert(offsetof(struct rkvm_arm64_run, sp_el0) == RKVM_ARM64_SP_EL0);
+static_assert(offsetof(struct rkvm_arm64_run, pc) == RKVM_ARM64_PC);
+static_assert(offsetof(struct rkvm_arm64_run, pstate) == RKVM_ARM64_PSTATE);
+static_assert(offsetof(struct rkvm_arm64_run, esr) == RKVM_ARM64_ESR);
+static_assert(offsetof(struct rkvm_arm64_run, far) == RKVM_ARM64_FAR);
+static_assert(offsetof(struct rkvm_arm64_run, hpfar) == RKVM_ARM64_HPFAR);
+static_assert(offsetof(struct rkvm_arm64_run, flags) == RKVM_ARM64_FLAGS);
+static_assert(offsetof(struct rkvm_arm64_run, guest_keys) == RKVM_ARM64_GUEST_KEYS);
+static_assert(offsetof(struct rkvm_arm64_run, host_keys) == RKVM_ARM64_HOST_KEYS);
+
+/* The host's vectors, for entry code that meets an exception of its own. */
+unsigned long rkvm_arm64_host_vbar;
+
+void rkvm_arm64_unexpected(void);
+void rkvm_arm64_unexpected(void)
+{
+	panic("rkvm: exception in the entry code: ESR %llx ELR %llx FAR %llx\n",
+	      read_sysreg(esr_el1), read_sysreg(elr_el1), read_sysreg(far_el1));
+}
+
+/* As on x86: once in a section, a run of the guest is told to RCU as a context switch. */
+void rkvm_section_quiescent(void)
+{
+	if (!context_tracking_enabled_this_cpu())
+		rcu_virt_note_context_switch();
+}
+
+/* guest_state_enter_irqoff() and guest_state_exit_irqoff() around the entry. */
+noinstr int rkvm_arm64_enter(struct rkvm_arm64_run *run)
+{
+	int ret;
+
+	instrumentation_begin();
+	trace_hardirqs_on_prepare();
+	lockdep_hardirqs_on_prepare();
+	instrumentation_end();
+
+	context_tracking_guest_enter();
+	lockdep_hardirqs_on(CALLER_ADDR0);
+
+	/* With pseudo-NMIs, interrupts are off by priority: the guest must be left for each. */
+	if (system_uses_irq_prio_masking())
+		gic_write_pmr(GIC_PRIO_IRQON | GIC_PRIO_PSR_I_SET);
+	ret = rkvm_arm64_vcpu_run(run);
+	if (system_uses_irq_prio_masking())
+		gic_write_pmr(GIC_PRIO_IRQOFF);
+
+	lockdep_hardirqs_off(CALLER_ADDR0);
+	context_tracking_guest_exit();
+
+	instrumentation_begin();
+	trace_hardirqs_off_finish();
+	instrumentation_end();
+	return ret;
+}
+
+void rkvm_arm64_fpu_begin(void)
+{
+	kernel_neon_begin(NULL);
+}
+
+void rkvm_arm64_fpu_end(void)
+{
+	kernel_neon_end(NULL);
+}
+
+bool rkvm_arm64_in_hyp(void)
+{
+	rkvm_arm64_host_vbar = read_sysreg(vbar_el1);
+	return is_kernel_in_hyp_mode();
+}
+
+u64 rkvm_arm64_ftr(u32 sysreg)
+{
+	return read_sanitised_ftr_reg(sysreg);
+}
+
+/* The guest may read this memory with caches off. */
+void rkvm_arm64_clean_poc(u64 pa, u64 size)
+{
+	u64 line = 4UL << SYS_FIELD_GET(CTR_EL0, DminLine, read_sanitised_ftr_reg(SYS_CTR_EL0));
+	unsigned long p = (unsigned long)phys_to_virt(pa) & ~(line - 1);
+	unsigned long end = (unsigned long)phys_to_virt(pa) + size;
+
+	for (; p < end; p += line)
+		asm volatile("dc civac, %0" : : "r" (p) : "memory");
+	dsb(sy);
+}
+
+/* The guest may execute what the host wrote here. */
+void rkvm_arm64_sync_icache(u64 pa, u64 size)
+{
+	unsigned long p = (unsigned long)phys_to_virt(pa);
+
+	caches_clean_inval_pou(p, p + size);
+}
+
+u64 rkvm_arm64_ccsidr(u32 select)
+{
+	unsigned long flags;
+	u64 v;
+
+	local_irq_save(flags);
+	write_sysreg(select, csselr_el1);
+	isb();
+	v = read_sysreg(ccsidr_el1);
+	local_irq_restore(flags);
+	return v;
+}
+
+void rkvm_arm64_random(u64 *words, size_t n)
+{
+	get_random_bytes(words, n * sizeof(*words));
+}
+
+/* TLBI by VMID works on the one that is loaded, and as TGE says. */
+void rkvm_arm64_flush_vmid(u64 vttbr)
+{
+	unsigned long flags;
+	u64 hcr;
+
+	local_irq_save(flags);
+	hcr = read_sysreg(hcr_el2);
+	write_sysreg(vttbr, vttbr_el2);
+	isb();
+	write_sysreg_hcr((hcr | HCR_VM) & ~HCR_TGE);
+	isb();
+	dsb(ishst);
+	asm volatile("tlbi vmalls12e1is");
+	dsb(ish);
+	isb();
+	write_sysreg_hcr(hcr);
+	isb();
+	write_sysreg(0, vttbr_el2);
+	local_irq_restore(flags);
+}
+
+/* Interrupts of the host */
+
+static DEFINE_PER_CPU(int, irq_cookie);
+static struct rkvm_arm64_irqs requested;
+
+/*
+ * The guest's timer or its interrupt controller wants attention: that it has left the guest is all.
+ * Both lines fall when the vCPU's state is taken off the CPU.
+ */
+static irqreturn_t nudge(int irq, void *cookie)
+{
+	return IRQ_HANDLED;
+}
+
+static u32 percpu_irq(struct device_node *np, int index, u32 *intid)
+{
+	u32 irq = irq_of_parse_and_map(np, index);
+	struct irq_data *d = irq ? irq_get_irq_data(irq) : NULL;
+
+	if (d && intid)
+		*intid = irqd_to_hwirq(d);
+	return irq;
+}
+
+int rkvm_arm64_find_irqs(struct rkvm_arm64_irqs *irqs)
+{
+	struct device_node *np;
+
+	*irqs = (struct rkvm_arm64_irqs){};
+	np = of_find_compatible_node(NULL, NULL, "arm,armv8-timer");
+	if (np) {
+		/* Secure physical, physical, virtual, hypervisor. */
+		irqs->vtimer = percpu_irq(np, 2, &irqs->vtimer_intid);
+		of_node_put(np);
+	}
+	np = of_find_compatible_node(NULL, NULL, "arm,gic-v3");
+	if (np) {
+		irqs->gic_v3 = 1;
+		irqs->maintenance = percpu_irq(np, 0, NULL);
+		of_node_put(np);
+	}
+	return irqs->vtimer && irqs->maintenance ? 0 : -ENODEV;
+}
+
+int rkvm_arm64_request_irqs(const struct rkvm_arm64_irqs *irqs)
+{
+	int ret = request_percpu_irq(irqs->vtimer, nudge, "rkvm-vtimer", &irq_cookie);
+
+	if (ret)
+		return ret;
+	ret = request_percpu_irq(irqs->maintenance, nudge, "rkvm-vgic", &irq_cookie);
+	if (ret) {
+		free_percpu_irq(irqs->vtimer, &irq_cookie);
+		return ret;
+	}
+	requested = *irqs;
+	return 0;
+}
+
+void rkvm_arm64_free_irqs(void)
+{
+	free_percpu_irq(requested.vtimer, &irq_cookie);
+	free_percpu_irq(requested.maintenance, &irq_cookie);
+}
+
+void rkvm_arm64_irqs_on(void)
+{
+	enable_percpu_irq(requested.vtimer, irq_get_trigger_type(requested.vtimer));
+	enable_percpu_irq(requested.maintenance, irq_get_trigger_type(requested.maintenance));
+}
+
+void rkvm_arm64_irqs_off(void)
+{
+	disable_percpu_irq(requested.vtimer);
+	disable_percpu_irq(requested.maintenance);
+}
+
+/* The host does not take the guest's timer as long as it is active; the guest's EOI ends that. */
+int rkvm_arm64_vtimer_active(bool active)
+{
+	return irq_set_irqchip_state(requested.vtimer, IRQCHIP_STATE_ACTIVE, active);
+}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! arm64 with VHE: the kernel runs at EL2, guests at EL1.
+
+mod abi;
+mod exit;
+mod gic;
+mod host;
+pub(crate) mod insn;
+mod ioctl;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "also compiled on the host, for tests"
+)]
+pub(crate) mod model;
+mod onereg;
+mod psci;
+mod run;
+mod shared;
+mod sysreg;
+mod timer;
+mod vcpu;
+mod vm;
+
+use crate::{
+    abi::cap,
+    bindings as rb,
+    device::Attr,
+    family::{Ctx, Family, Next, Poll, Step},
+    host::{
+        fd::DeviceNode,
+        kick::{self, Kick},
+        power::{CpuPower, PoweredOn},
+        section::GuestSection,
+        trace,
+    },
+    memory::{stage2, View},
+    system,
+    vcpu::VcpuSet,
+    vm::Vm,
+};
+use core::{
+    mem::offset_of,
+    sync::atomic::{AtomicU64, Ordering},
+};
+use exit::UserExit;
+use kernel::{prelude::*, sync::Arc};
+use shared::{power, Power, Shared};
+
+/// The family.
+pub(crate) struct Arm64;
+
+type Node = Pin<KBox<DeviceNode<system::System<Arm64>>>>;
+
+/// What is loaded. Fields are dropped in this order: no new descriptors, then the hardware goes off.
+pub(crate) struct Loaded {
+    _node: Node,
+    _kvm_node: Option<Node>,
+    _power: PoweredOn<Arm64>,
+    _irqs: insn::Irqs,
+}
+
+impl CpuPower for Arm64 {
+    fn on() -> Result {
+        insn::enable_irqs(true);
+        Ok(())
+    }
+
+    fn off() {
+        insn::enable_irqs(false);
+    }
+}
+
+/// Looks at the hardware, takes the interrupts that it needs, and registers the device nodes.
+///
+/// # Errors
+/// `ENODEV`, `EBUSY`: no hardware that this kernel may use; the reason is logged.
+pub(crate) fn load(kvm_node: bool) -> Result<Loaded> {
+    /// KVM's own minor number (Documentation/admin-guide/devices.txt).
+    const KVM_MINOR: u8 = 232;
+    let host = host::Host::find_out()?;
+    let irqs = insn::Irqs::request(&host.irqs).inspect_err(|_| {
+        pr_err!("the virtual timer's interrupt is taken: boot with kvm-arm.mode=none, so that in-tree KVM leaves EL2 alone\n");
+    })?;
+    let power = PoweredOn::new()?;
+    let node = |name, minor| KBox::pin_init(DeviceNode::register(name, minor), GFP_KERNEL);
+    let kvm_node = if kvm_node {
+        Some(node(c"kvm", Some(KVM_MINOR))?)
+    } else {
+        None
+    };
+    let loaded = Loaded {
+        _node: node(c"rkvm", None)?,
+        _kvm_node: kvm_node,
+        _power: power,
+        _irqs: irqs,
+    };
+    pr_info!("VHE: ready\n");
+    Ok(loaded)
+}
+
+impl Family for Arm64 {
+    const NAME: &'static str = "arm64";
+    // kvm_run, the ring of coalesced accesses.
+    const MMAP_PAGES: usize = 2;
+    const COALESCED_PAGE: usize = rb::KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
+    const MAX_VCPU_ID: u32 = 512;
+    const GUEST_DEBUG: u32 = 0;
+
+    type Entry = model::stage2::Stage2;
+    type Controller = gic::Gic;
+    type Device = ioctl::Device;
+    type Vm = vm::VmState;
+    type Shared = Shared;
+    type Vcpu = vcpu::Vcpu;
+    type Exit = run::Slow;
+    type UserExit = UserExit;
+
+    fn capability(_vm: Option<&Vm<Self>>, number: u32) -> i32 {
+        let Ok(host) = host::Host::get() else {
+            return 0;
+        };
+        match number {
+            rb::KVM_CAP_NR_VCPUS => crate::host::work::online_cpus(),
+            rb::KVM_CAP_MAX_VCPU_ID => Self::MAX_VCPU_ID as i32,
+            rb::KVM_CAP_ARM_VM_IPA_SIZE => host.pa_bits as i32,
+            number => cap::value(abi::CAPS, number),
+        }
+    }
+
+    fn system_ioctl(_cmd: u32, _arg: usize) -> Result<isize> {
+        Err(trace::refuse(ENOTTY, c"no such request"))
+    }
+
+    fn stage2_config(vm_type: usize) -> Result<stage2::Config> {
+        let host = host::Host::get()?;
+        let bits = u32::try_from(vm_type).unwrap_or(u32::MAX);
+        let bits = match bits {
+            0 => model::stage2::DEFAULT_IPA_BITS,
+            b => b,
+        };
+        model::stage2::config(bits, host.pa_bits)
+            .ok_or_else(|| trace::invalid(c"no such width of guest-physical addresses"))
+    }
+
+    fn controller(vcpus: &Arc<VcpuSet<Self>>) -> Result<Arc<Self::Controller>> {
+        gic::Gic::new(vcpus)
+    }
+
+    fn vm(_controller: &Arc<Self::Controller>) -> impl PinInit<Self::Vm, Error> {
+        vm::VmState::new()
+    }
+
+    fn vm_ioctl(vm: &Arc<Vm<Self>>, cmd: u32, arg: usize) -> Result<isize> {
+        ioctl::vm(vm, cmd, arg)
+    }
+
+    fn enable_cap(vm: &Vm<Self>, cap: u32, flags: u32, _args: &[u64; 4]) -> Result<isize> {
+        ioctl::enable_cap(vm, cap, flags)
+    }
+
+    fn create_device(vm: &Arc<Vm<Self>>, kind: u32, test: bool) -> Result<Option<Self::Device>> {
+        ioctl::create_device(vm, kind, test)
+    }
+
+    fn device_attr(
+        vm: &Arc<Vm<Self>>,
+        device: &Self::Device,
+        what: Attr,
+        attr: &rb::kvm_device_attr,
+    ) -> Result {
+        ioctl::device_attr(vm, device, what, attr)
+    }
+
+    fn irq_line(vm: &Vm<Self>, gsi: u32, level: bool) -> Result<i32> {
+        gic::irq_line(vm, gsi, level)
+    }
+
+    fn prepare_memory(phys: u64, bytes: u64) {
+        // A guest starts with its caches off, and goes past the host's unless stage 2 forbids it.
+        if !model::stage2::is_forced() {
+            insn::clean_to_poc(phys, bytes);
+        }
+        insn::sync_icache(phys, bytes);
+    }
+
+    fn irqchip_ready(vm: &Vm<Self>) -> bool {
+        vm.controller.is_ready()
+    }
+
+    fn vcpu(
+        vm: &Vm<Self>,
+        id: u32,
+        index: u32,
+        kick: &Arc<Kick>,
+    ) -> Result<(Self::Vcpu, Self::Shared)> {
+        if vm.controller.is_ready() {
+            return Err(trace::refuse(EBUSY, c"the GIC has all its vCPUs"));
+        }
+        let v = vcpu::Vcpu::new(&vm.family, vm.memory.root(), &vm.memory.config(), id, kick)?;
+        let gic = gic::Cpu::new(id, index, vm.controller.hw(), kick)?;
+        gic.map_timer(vm.family.host.irqs.vtimer_intid)?;
+        let power = Power {
+            state: AtomicU64::new(power::OFF),
+            entry: AtomicU64::new(0),
+            context: AtomicU64::new(0),
+        };
+        Ok((v, Shared { gic, power }))
+    }
+
+    fn vcpu_ioctl(ctx: &mut Ctx<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        ioctl::vcpu(ctx, cmd, arg)
+    }
+
+    fn set_guest_debug(_ctx: &mut Ctx<'_, Self>, _d: &rb::kvm_guest_debug) -> Result {
+        Err(EINVAL)
+    }
+
+    fn resume(ctx: &mut Ctx<'_, Self>) -> Result<Next<UserExit>> {
+        if !ctx.vcpu.initialized {
+            return Err(trace::refuse(ENOEXEC, c"KVM_ARM_VCPU_INIT comes first"));
+        }
+        if let Some(r) = ctx.vcpu.mmio.take() {
+            let run = ctx.core.run_page().ok_or(EIO)?;
+            let bytes: u64 = run.read(crate::abi::exit::DATA + 8);
+            ctx.vcpu.set_x(r.rt(), r.load(bytes.to_le_bytes()));
+            ctx.vcpu.advance();
+        }
+        Ok(Next::Reenter)
+    }
+
+    fn publish(ctx: &mut Ctx<'_, Self>) {
+        if let Some(run) = ctx.core.run_page() {
+            run.write(offset_of!(rb::kvm_run, flags), 0u16);
+        }
+    }
+
+    fn poll(ctx: &mut Ctx<'_, Self>) -> Result<Poll<UserExit>> {
+        if ctx.core.kick.take() & kick::FLUSH_TLB != 0 {
+            ctx.vcpu.flush = true;
+        }
+        let p = &ctx.core.shared.power;
+        match p.state.load(Ordering::Acquire) {
+            power::ON => {}
+            power::STARTING => {
+                ctx.vcpu.reset();
+                ctx.vcpu.run.pc = p.entry.load(Ordering::Relaxed);
+                ctx.vcpu.set_x(0, p.context.load(Ordering::Relaxed));
+                p.state.store(power::ON, Ordering::Release);
+            }
+            _ => return Ok(Poll::Block),
+        }
+        let vm = ctx.vm.clone();
+        let (gic, cpu) = (&*vm.controller, &*ctx.core.shared.gic);
+        ctx.vcpu.update_timers(&vm.family, gic, cpu);
+        if ctx.vcpu.waiting {
+            if !gic.pending(cpu) {
+                ctx.vcpu.set_alarm(&vm.family, true);
+                return Ok(Poll::Block);
+            }
+            ctx.vcpu.waiting = false;
+        }
+        ctx.vcpu.set_alarm(&vm.family, false);
+        Ok(Poll::Run)
+    }
+
+    fn runnable(ctx: &mut Ctx<'_, Self>) -> bool {
+        match ctx.core.shared.power.state.load(Ordering::Acquire) {
+            power::ON => {}
+            power::STARTING => return true,
+            _ => return false,
+        }
+        let (gic, cpu) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
+        ctx.vcpu.update_timers(&ctx.vm.family, gic, cpu);
+        !ctx.vcpu.waiting || gic.pending(cpu)
+    }
+
+    fn section_begins(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
+        ctx.vcpu
+            .section_begins(&ctx.vm.family, &ctx.core.shared.gic);
+    }
+
+    fn section_ends(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
+        ctx.vcpu.section_ends();
+    }
+
+    fn flush_tlb(_ctx: &mut Ctx<'_, Self>) {
+        insn::flush_vmid();
+    }
+
+    #[inline]
+    fn enter(ctx: &mut Ctx<'_, Self>, view: &View<'_>, _requests: u64) -> Step<run::Slow> {
+        run::enter(ctx, view)
+    }
+
+    fn handle(ctx: &mut Ctx<'_, Self>, view: &View<'_>, exit: run::Slow) -> Result<Next<UserExit>> {
+        run::handle(ctx, view, exit)
+    }
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `KVM_GET_ONE_REG`, `KVM_SET_ONE_REG`, `KVM_GET_REG_LIST`.
+
+use super::{
+    model::{
+        onereg::{self, Core, Firmware, NotFound, Register},
+        psci::Version,
+        pstate,
+    },
+    vcpu::Vcpu,
+    vm::VmState,
+    Arm64,
+};
+use crate::{abi::user, bindings as rb, family::Ctx, host::trace};
+use kernel::{
+    prelude::*,
+    uaccess::{UserPtr, UserSlice},
+};
+
+/// The largest register: a Z register of SVE.
+const MAX_BYTES: usize = 256;
+
+impl From<NotFound> for Error {
+    fn from(n: NotFound) -> Self {
+        match n {
+            NotFound::NoEntry => trace::refuse(ENOENT, c"the vCPU has no such register"),
+            NotFound::Invalid => trace::invalid(c"this id cannot be of a register"),
+        }
+    }
+}
+
+/// `KVM_GET_ONE_REG`, or `SET`.
+pub(crate) fn one(ctx: &mut Ctx<'_, Arm64>, r: &rb::kvm_one_reg, set: bool) -> Result {
+    let reg = Register::parse(r.id, &ctx.vcpu.register_features())?;
+    let at = UserPtr::from_addr(usize::try_from(r.addr).map_err(|_| EFAULT)?);
+    let mut buffer = [0u8; MAX_BYTES];
+    let bytes = buffer.get_mut(..reg.bytes()).ok_or(EINVAL)?;
+    let vm = ctx.vm.clone();
+    if set {
+        UserSlice::new(at, bytes.len()).reader().read_slice(bytes)?;
+        return write(ctx.vcpu, &vm.family, reg, bytes);
+    }
+    read(ctx.vcpu, &vm.family, reg, bytes)?;
+    UserSlice::new(at, bytes.len()).writer().write_slice(bytes)
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    let mut b = [0; 8];
+    for (to, from) in b.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    u64::from_le_bytes(b)
+}
+
+fn put(bytes: &mut [u8], v: u64) {
+    for (to, from) in bytes.iter_mut().zip(v.to_le_bytes()) {
+        *to = from;
+    }
+}
+
+/// The two halves of a vector register.
+fn vector(v: &mut Vcpu, n: u8) -> Option<&mut [u64]> {
+    let n = usize::from(n) * 2;
+    v.fp.v.get_mut(n..n + 2)
+}
+
+/// A register of `struct kvm_regs` with one word.
+fn core(v: &mut Vcpu, c: Core) -> Option<&mut u64> {
+    Some(match c {
+        Core::X(n) => v.run.x.get_mut(usize::from(n))?,
+        Core::SpEl0 => &mut v.run.sp_el0,
+        Core::Pc => &mut v.run.pc,
+        Core::Pstate => &mut v.run.pstate,
+        Core::SpEl1 => &mut v.el1.sp_el1,
+        Core::ElrEl1 => &mut v.el1.elr,
+        Core::Spsr(0) => &mut v.el1.spsr,
+        Core::Spsr(n) => v.spsr32.get_mut(usize::from(n).checked_sub(1)?)?,
+        Core::Fpsr => &mut v.fp.fpsr,
+        Core::Fpcr => &mut v.fp.fpcr,
+        Core::V(_) => return None,
+    })
+}
+
+fn read(v: &mut Vcpu, vm: &VmState, reg: Register, bytes: &mut [u8]) -> Result {
+    match reg {
+        Register::Core(Core::V(n)) => {
+            let halves = vector(v, n).ok_or(ENOENT)?;
+            for (to, from) in bytes.chunks_mut(8).zip(halves) {
+                put(to, *from);
+            }
+        }
+        Register::Core(c) => {
+            let w = *core(v, c).ok_or(ENOENT)?;
+            put(bytes, w);
+        }
+        Register::Sysreg(r) => {
+            let w = v.user_sysreg(vm, r)?;
+            put(bytes, w);
+        }
+        Register::Firmware(f) => {
+            let fw = vm.firmware.lock();
+            let w = match f {
+                Firmware::PsciVersion => fw.psci.unwrap_or(Version::initial(v.psci_0_2())).value(),
+                _ => fw
+                    .services
+                    .get(f)
+                    .or_else(|| fw.mitigations.level(f))
+                    .ok_or(ENOENT)?,
+            };
+            put(bytes, w);
+        }
+        Register::Ccsidr(n) => put(bytes, super::insn::ccsidr(n)),
+        Register::Sve(_) => return Err(ENOENT),
+    }
+    Ok(())
+}
+
+fn write(v: &mut Vcpu, vm: &VmState, reg: Register, bytes: &[u8]) -> Result {
+    let w = word(bytes);
+    match reg {
+        Register::Core(Core::V(n)) => {
+            let halves = vector(v, n).ok_or(ENOENT)?;
+            for (to, from) in halves.iter_mut().zip(bytes.chunks(8)) {
+                *to = word(from);
+            }
+        }
+        Register::Core(c) => {
+            // A return to a state that the processor has not would be an exception at EL2.
+            if c == Core::Pstate && !pstate::valid(w, false) {
+                return Err(trace::invalid(c"PSTATE has a mode that the guest has not"));
+            }
+            *core(v, c).ok_or(ENOENT)? = w;
+        }
+        Register::Sysreg(r) => v.set_user_sysreg(vm, r, w)?,
+        Register::Firmware(f) => {
+            let mut fw = vm.firmware.lock();
+            match f {
+                Firmware::PsciVersion => {
+                    let version = Version::choose(w, v.psci_0_2());
+                    fw.psci =
+                        Some(version.ok_or_else(|| trace::invalid(c"no such version of PSCI"))?);
+                }
+                _ if fw.services.get(f).is_some() => fw
+                    .services
+                    .set(f, w)
+                    .map_err(|_| trace::invalid(c"services that are not there"))?,
+                _ => fw
+                    .mitigations
+                    .check(f, w)
+                    .map_err(|_| trace::invalid(c"the host does less against speculation"))?,
+            }
+        }
+        Register::Ccsidr(n) => {
+            if super::insn::ccsidr(n) != w {
+                return Err(trace::invalid(c"the guest has the host's caches"));
+            }
+        }
+        Register::Sve(_) => return Err(ENOENT),
+    }
+    Ok(())
+}
+
+/// `KVM_GET_REG_LIST`
+pub(crate) fn list(ctx: &mut Ctx<'_, Arm64>, arg: usize) -> Result {
+    let features = ctx.vcpu.register_features();
+    let room: u64 = user::get(arg)?;
+    let n = onereg::list(&features).count() as u64;
+    user::put(arg, &n)?;
+    if room < n {
+        return Err(trace::refuse(E2BIG, c"the list has more registers"));
+    }
+    for (i, id) in onereg::list(&features).enumerate() {
+        user::put(user::element::<u64, u64>(arg, i)?, &id)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Entering the guest, and what follows an exit.
+
+use super::{
+    exit::UserExit,
+    insn,
+    model::{
+        esr::{self, Abort, DataAbort, Esr, Fault, Syndrome, SysregAccess, Wait},
+        exception::Exception,
+        mmio::{self, Mmio, Request},
+        vgic::FIRST_SPI,
+    },
+    psci, Arm64,
+};
+use crate::{
+    abi::exit::Common,
+    bindings as rb,
+    family::{Ctx, Next, Step},
+    host::trace,
+    irq::{bus::Space, Written},
+    memory::{Access, Outcome, View},
+};
+use core::sync::atomic::Ordering;
+use kernel::prelude::*;
+
+/// An exit that is handled outside of a section.
+pub(crate) enum Slow {
+    /// By its syndrome.
+    Exit(Syndrome),
+    /// Stage 2 did not let the guest access `gpa`.
+    Fault {
+        /// What it did.
+        abort: Abort,
+        /// If it was no fetch.
+        data: Option<DataAbort>,
+        /// Guest-physical, with the offset where it is known.
+        gpa: u64,
+    },
+}
+
+type After = Result<Next<UserExit>>;
+const REENTER: After = Ok(Next::Reenter);
+
+/// Runs the guest once. See [`crate::family::Family::enter`].
+#[inline]
+pub(crate) fn enter(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>) -> Step<Slow> {
+    let (gic, cpu) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
+    gic.load(cpu);
+    let left = insn::enter(&mut ctx.vcpu.run);
+    if let Some(ended) = gic.save(cpu) {
+        for intid in ended.iter() {
+            // Devices with eventfds look at their lines.
+            ctx.vm.irq.ack(0, intid.wrapping_sub(FIRST_SPI));
+        }
+    }
+    match left {
+        insn::Left::Sync => {}
+        // Taken when IRQs are on again.
+        insn::Left::Interrupt | insn::Left::SError => return Step::Leave(None),
+    }
+    match Esr(ctx.vcpu.run.esr).decode() {
+        Syndrome::DataAbort(d) => fault(ctx, view, d.abort, Some(d)),
+        Syndrome::InstructionAbort(a) => fault(ctx, view, a, None),
+        other => Step::Leave(Some(Slow::Exit(other))),
+    }
+}
+
+/// A fault of stage 2, still in the section.
+#[inline]
+fn fault(
+    ctx: &mut Ctx<'_, Arm64>,
+    view: &View<'_>,
+    abort: Abort,
+    data: Option<DataAbort>,
+) -> Step<Slow> {
+    let run = &ctx.vcpu.run;
+    let gpa = if abort.ipa_valid() {
+        esr::fault_address(run.hpfar, run.far, abort.on_walk)
+    } else {
+        match insn::translate_el1(run.far).and_then(|par| esr::par_address(par, run.far)) {
+            Some(gpa) => gpa,
+            // The guest has changed its tables since: it comes again.
+            None => return Step::Again,
+        }
+    };
+    let access = access_of(data);
+    if !matches!(abort.fault, Fault::Translation(_)) && ctx.vm.memory.fault_fast(view, gpa, access)
+    {
+        return Step::Again;
+    }
+    Step::Leave(Some(Slow::Fault { abort, data, gpa }))
+}
+
+fn access_of(data: Option<DataAbort>) -> Access {
+    match data {
+        None => Access::Execute,
+        Some(d) if d.needs_write() => Access::Write,
+        Some(_) => Access::Read,
+    }
+}
+
+/// See [`crate::family::Family::handle`].
+pub(crate) fn handle(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, exit: Slow) -> After {
+    let syndrome = match exit {
+        Slow::Fault { abort, data, gpa } => return slow_fault(ctx, view, abort, data, gpa),
+        Slow::Exit(s) => s,
+    };
+    match syndrome {
+        Syndrome::Wait(w) => {
+            ctx.vcpu.advance();
+            match w {
+                Wait::Interrupt | Wait::InterruptUntil(_) => ctx.vcpu.waiting = true,
+                Wait::Event | Wait::EventUntil(_) => crate::host::work::yield_now(),
+            }
+            REENTER
+        }
+        Syndrome::Hvc(_) => psci::call(ctx),
+        Syndrome::Smc(_) => {
+            // Its PC is that of the instruction.
+            ctx.vcpu.advance();
+            psci::call(ctx)
+        }
+        Syndrome::Sysreg(a) => {
+            sysreg(ctx, a);
+            REENTER
+        }
+        // Not the guest's: SVE, SME, keys, what came after Armv8.0.
+        _ => {
+            ctx.vcpu.raise(Exception::undefined());
+            REENTER
+        }
+    }
+}
+
+/// A trapped system register.
+fn sysreg(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) {
+    let handled = super::sysreg::access(ctx, a);
+    if handled {
+        ctx.vcpu.advance();
+    } else {
+        if trace::may_log() {
+            pr_info!(
+                "vCPU {}: no such system register for the guest: {:#06x}\n",
+                ctx.core.id,
+                a.reg.bits()
+            );
+        }
+        ctx.vcpu.raise(Exception::undefined());
+    }
+}
+
+fn slow_fault(
+    ctx: &mut Ctx<'_, Arm64>,
+    view: &View<'_>,
+    abort: Abort,
+    data: Option<DataAbort>,
+    gpa: u64,
+) -> After {
+    if abort.fault.is_external() {
+        // The host's memory has failed under the guest.
+        let far = ctx.vcpu.run.far;
+        ctx.vcpu.external_abort(data.is_none(), far, None);
+        return REENTER;
+    }
+    let access = access_of(data);
+    let vm = ctx.vm.clone();
+    let outcome = match vm.memory.fault(view, gpa, access, &mut ctx.vcpu.cache) {
+        Ok(o) => o,
+        Err(e) if e == EFAULT => {
+            return Ok(Next::ToUser(UserExit::Common(Common::MemoryFault {
+                gpa: gpa & !0xfff,
+                size: 4096,
+            })))
+        }
+        Err(e) => return Err(e),
+    };
+    match outcome {
+        Outcome::Mapped | Outcome::Retry => REENTER,
+        Outcome::NoSlot | Outcome::ReadOnly => {
+            let Some(d) = data else {
+                // Code where there is none.
+                let far = ctx.vcpu.run.far;
+                ctx.vcpu.external_abort(true, far, None);
+                return REENTER;
+            };
+            device(ctx, view, &d, gpa, outcome == Outcome::ReadOnly)
+        }
+    }
+}
+
+/// An access to a device.
+fn device(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, d: &DataAbort, gpa: u64, slot: bool) -> After {
+    let (esr, far) = (Esr(ctx.vcpu.run.esr), ctx.vcpu.run.far);
+    let to_user = ctx.vm.family.nisv_to_user.load(Ordering::Relaxed);
+    match mmio::decide(esr, d, gpa, slot, ctx.vcpu.big_endian(), to_user) {
+        Mmio::Device(r) => access(ctx, view, r),
+        Mmio::Skip => {
+            ctx.vcpu.advance();
+            REENTER
+        }
+        Mmio::Abort => {
+            let walk = match d.abort.fault {
+                Fault::Translation(l) | Fault::Permission(l) => Some(l),
+                _ => Some(0),
+            };
+            ctx.vcpu.external_abort(false, far, walk);
+            REENTER
+        }
+        Mmio::Ls64 { esr_iss } => Ok(Next::ToUser(UserExit::NoSyndrome {
+            reason: rb::KVM_EXIT_ARM_LDST64B,
+            esr_iss,
+            gpa,
+        })),
+        Mmio::NoSyndrome { esr_iss } => Ok(Next::ToUser(UserExit::NoSyndrome {
+            reason: rb::KVM_EXIT_ARM_NISV,
+            esr_iss,
+            gpa,
+        })),
+        Mmio::Unsupported => {
+            trace::guest_error(
+                c"a device was accessed without syndrome at PC, gpa",
+                ctx.vcpu.run.pc,
+                gpa,
+            );
+            Err(ENOSYS)
+        }
+    }
+}
+
+fn access(ctx: &mut Ctx<'_, Arm64>, _view: &View<'_>, r: Request) -> After {
+    let data = if r.write {
+        r.store(ctx.vcpu.x(r.rt()))
+    } else {
+        [0; 8]
+    };
+    let len = u8::try_from(r.len).unwrap_or(8);
+    if let Some(read) = super::gic::mmio(ctx, r.gpa, len, r.write.then_some(&data)) {
+        if !r.write {
+            ctx.vcpu.set_x(r.rt(), r.load(read));
+        }
+        ctx.vcpu.advance();
+        return REENTER;
+    }
+    if r.write {
+        let bytes = data.get(..r.len).unwrap_or(&data);
+        let written = ctx.vm.irq.bus().write(Space::Mmio, r.gpa, bytes);
+        ctx.vcpu.advance();
+        if written == Written::Handled {
+            return REENTER;
+        }
+    } else {
+        ctx.vcpu.mmio = Some(r);
+    }
+    Ok(Next::ToUser(UserExit::Common(Common::Mmio {
+        gpa: r.gpa,
+        len,
+        write: r.write,
+        data,
+    })))
+}

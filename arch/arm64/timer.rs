@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! EL1's two timers (Arm ARM D13.2.4). The virtual one is the guest's own while it runs; the
+//! physical one traps, and so is kept here.
+
+use super::{host::Host, insn::Timer, vcpu::Vcpu, vm::VmState};
+use crate::arch::arm64::gic;
+
+/// The virtual timer's PPI.
+pub(crate) const VIRTUAL_PPI: u32 = 27;
+/// The physical timer's.
+pub(crate) const PHYSICAL_PPI: u32 = 30;
+
+/// CNTx_CTL
+mod ctl {
+    pub(super) const ENABLE: u64 = 1;
+    pub(super) const IMASK: u64 = 2;
+    pub(super) const ISTATUS: u64 = 4;
+}
+
+impl Timer {
+    /// Its line is high at this count.
+    pub(crate) fn line(&self, count: u64) -> bool {
+        self.ctl & (ctl::ENABLE | ctl::IMASK) == ctl::ENABLE && self.cval <= count
+    }
+
+    /// What the guest reads of its control register.
+    pub(crate) fn control(&self, count: u64) -> u64 {
+        let due = self.ctl & ctl::ENABLE != 0 && self.cval <= count;
+        self.ctl & (ctl::ENABLE | ctl::IMASK) | if due { ctl::ISTATUS } else { 0 }
+    }
+
+    /// Counts until its line rises; `None` if it does not.
+    fn until(&self, count: u64) -> Option<u64> {
+        let armed = self.ctl & (ctl::ENABLE | ctl::IMASK) == ctl::ENABLE;
+        armed.then(|| self.cval.saturating_sub(count))
+    }
+}
+
+/// Counts as ns.
+fn to_ns(host: &Host, counts: u64) -> u64 {
+    const SECOND: u64 = 1_000_000_000;
+    let (whole, rest) = (counts / host.counter_hz, counts % host.counter_hz);
+    whole
+        .saturating_mul(SECOND)
+        .saturating_add(rest.saturating_mul(SECOND) / host.counter_hz)
+}
+
+impl Vcpu {
+    /// The count that the guest's physical timer sees.
+    pub(crate) fn physical_count(&self) -> u64 {
+        super::insn::counter()
+    }
+
+    /// Tells the interrupt controller the level of both lines. Outside of a section.
+    pub(crate) fn update_timers(&self, vm: &VmState, gic: &gic::Gic, cpu: &gic::Cpu) {
+        gic.set_ppi(cpu, VIRTUAL_PPI, self.timer.line(vm.counter()));
+        gic.set_ppi(cpu, PHYSICAL_PPI, self.physical.line(self.physical_count()));
+    }
+
+    /// The vCPU is going to wait, or leaves the physical timer alone for a while: has the bell rung
+    /// when a line rises. `all`: the virtual timer's too, which no hardware watches then.
+    pub(crate) fn set_alarm(&mut self, vm: &VmState, all: bool) {
+        let virt = self.timer.until(vm.counter()).filter(|_| all);
+        let phys = self.physical.until(self.physical_count());
+        match virt.into_iter().chain(phys).min() {
+            Some(counts) => self.alarm.set(to_ns(vm.host, counts)),
+            None => self.alarm.clear(),
+        }
+    }
+}

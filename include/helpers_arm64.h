@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* C and assembly helpers of arch/arm64. */
+#ifndef RKVM_HELPERS_ARM64_H
+#define RKVM_HELPERS_ARM64_H
+
+#include <linux/types.h>
+
+#include "helpers_arm64_run.h"
+
+/* arch/arm64/entry.S */
+int rkvm_arm64_vcpu_run(struct rkvm_arm64_run *run);
+void rkvm_arm64_fp_load(const struct rkvm_arm64_fp *fp);
+void rkvm_arm64_fp_save(struct rkvm_arm64_fp *fp);
+
+/* arch/arm64/helpers.c */
+int rkvm_arm64_enter(struct rkvm_arm64_run *run);
+void rkvm_section_quiescent(void);
+void rkvm_arm64_fpu_begin(void);
+void rkvm_arm64_fpu_end(void);
+bool rkvm_arm64_in_hyp(void);
+u64 rkvm_arm64_ftr(u32 sysreg);
+void rkvm_arm64_flush_vmid(u64 vttbr);
+u64 rkvm_arm64_ccsidr(u32 select);
+void rkvm_arm64_random(u64 *words, size_t n);
+void rkvm_arm64_clean_poc(u64 pa, u64 size);
+void rkvm_arm64_sync_icache(u64 pa, u64 size);
+
+/* The interrupts that virtualization needs of the host. Numbers are Linux's; 0: none. */
+struct rkvm_arm64_irqs {
+	u32 vtimer;
+	u32 maintenance;
+	u32 vtimer_intid;
+	u32 gic_v3;	/* 1: the host's interrupt controller is a GICv3 */
+};
+
+int rkvm_arm64_find_irqs(struct rkvm_arm64_irqs *irqs);
+int rkvm_arm64_request_irqs(const struct rkvm_arm64_irqs *irqs);
+void rkvm_arm64_free_irqs(void);
+void rkvm_arm64_irqs_on(void);
+void rkvm_arm64_irqs_off(void);
+int rkvm_arm64_vtimer_active(bool active);
+
+#endif
