@@ -106,6 +106,8 @@ pub(crate) mod code {
     pub(crate) const INVALID: u64 = 0xffff_ffff;
     /// Ours, outside of the manual's range: VMRUN itself faulted; SVM was turned off under us.
     pub(crate) const VMRUN_FAULT: u64 = 0x726b_766d_0000_0001;
+    /// Ours: the run has ended twice; the guest's registers are lost.
+    pub(crate) const EXITED_TWICE: u64 = 0x726b_766d_0000_0002;
 }
 
 /// What an exit's EXITINFO1 says about a port access (15.10.2).
@@ -234,7 +236,7 @@ fn rare(b: &Vmcb, code: u64, assists: bool) -> Exit {
         code::MONITOR => Exit::Monitor,
         code::MWAIT | code::MWAIT_ARMED => Exit::Mwait,
         code::XSETBV => Exit::Xsetbv,
-        code::VMRUN_FAULT => Exit::FailEntry { code },
+        code::VMRUN_FAULT | code::EXITED_TWICE => Exit::FailEntry { code },
         _ if refused(code) => Exit::FailEntry { code },
         _ => Exit::Unknown { code },
     }

@@ -268,6 +268,9 @@ impl SvmVcpu {
             self.vmcb.set_eventinj(injected);
             self.vmcb.set_int_ctl(ctl);
         }
+        if self.vmcb.exitcode() == code::NPF && !self.vmcb.int_ctl().v_intr_masking() {
+            self.exited_twice(ctl);
+        }
         if self.vmcb.exitcode() == code::EXCP + u64::from(vector::MC) {
             insn::machine_check();
         }
@@ -278,6 +281,16 @@ impl SvmVcpu {
             self.after_event();
         }
         self.nmi == Nmi::Open && self.step.is_none() || self.after_nmi()
+    }
+
+    /// No processor clears V_INTR_MASKING in the control block. QEMU's TCG does at the second of two exits of one run:
+    /// it walks the host's page tables, for its next instruction, as if they were the guest's, and takes the
+    /// fault for one of the guest's. What the block holds then is the host's. Without the bit the next guest
+    /// would not be interrupted.
+    #[cold]
+    fn exited_twice(&mut self, ctl: IntCtl) {
+        self.vmcb.set_int_ctl(ctl);
+        self.vmcb.set_exitcode(code::EXITED_TWICE);
     }
 
     /// An event was delivered, or not.
@@ -784,6 +797,9 @@ impl HwVcpu for SvmVcpu {
     fn broken_rule(&self) -> Option<&'static str> {
         if self.vmcb.exitcode() == code::VMRUN_FAULT {
             return Some("SVM is off on this CPU (the machine is going down)");
+        }
+        if self.vmcb.exitcode() == code::EXITED_TWICE {
+            return Some("the emulated processor has ended the run twice, and the guest's registers are lost");
         }
         self.broken
     }
