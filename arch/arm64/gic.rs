@@ -8,12 +8,12 @@
 
 use super::{
     insn,
+    model::trap,
     model::vgic::{
         self, decode_sgi, fill, fold, pending_for, Affinity, Config, Dist, Ended, Global, ListRegs,
         LrConfig, Private, Sgi, SgiReg, SgiTargets, Vcpus, DIST_SIZE, REDIST_SIZE,
     },
     timer::VIRTUAL_PPI,
-    vcpu::mpidr_of,
     Arm64,
 };
 use crate::{
@@ -62,7 +62,7 @@ impl Cpu {
     /// `ENOMEM`
     pub(crate) fn new(id: u32, index: u32, hw: &LrConfig, kick: &Arc<Kick>) -> Result<Arc<Self>> {
         let number = u16::try_from(id)?;
-        let affinity = Affinity::from_mpidr(mpidr_of(id));
+        let affinity = Affinity::from_mpidr(trap::mpidr(id));
         let private = Private::new(u16::try_from(index)?, number, affinity, hw);
         let kick = kick.clone();
         Arc::pin_init(
@@ -315,7 +315,8 @@ impl Gic {
 
     /// The vCPU with this affinity: its id is in it, and most are made in the order of their ids.
     fn at(&self, affinity: Affinity) -> Option<&Cpu> {
-        let is = |c: &&crate::vcpu::Core<Arm64>| Affinity::from_mpidr(mpidr_of(c.id)) == affinity;
+        let is =
+            |c: &&crate::vcpu::Core<Arm64>| Affinity::from_mpidr(trap::mpidr(c.id)) == affinity;
         let bits = affinity.bits();
         let guess = bits & 0xf | bits >> 4 & 0xff0 | bits >> 4 & 0xff000;
         let core = self.vcpus.get(guess).filter(is);
@@ -639,7 +640,7 @@ pub(crate) mod attr {
         }
         let mut affinities: KVec<Affinity> = KVec::new();
         for c in gic.vcpus.iter() {
-            affinities.push(Affinity::from_mpidr(mpidr_of(c.id)), GFP_KERNEL_ACCOUNT)?;
+            affinities.push(Affinity::from_mpidr(trap::mpidr(c.id)), GFP_KERNEL_ACCOUNT)?;
         }
         let dist = Dist::new(
             Config {

@@ -2,7 +2,10 @@
 
 //! What the host offers, found out once when the module loads; and what belongs to each of its CPUs.
 
-use super::{insn, model::stage2};
+use super::{
+    insn,
+    model::{stage2, sysreg::Sysreg},
+};
 use crate::{bindings as rb, host::percpu::PerCpu};
 use core::sync::atomic::AtomicU64;
 use kernel::{
@@ -11,15 +14,6 @@ use kernel::{
     prelude::*,
     sync::{Mutex, SetOnce},
 };
-
-/// ID_AA64MMFR0_EL1 and its neighbours, by encoding.
-mod id {
-    use super::super::insn::sysreg;
-    pub(super) const PFR0: u16 = sysreg([3, 0, 0, 4, 0]);
-    pub(super) const MMFR0: u16 = sysreg([3, 0, 0, 7, 0]);
-    pub(super) const MMFR1: u16 = sysreg([3, 0, 0, 7, 1]);
-    pub(super) const MMFR2: u16 = sysreg([3, 0, 0, 7, 2]);
-}
 
 /// The host, as guests can see of it.
 pub(crate) struct Host {
@@ -92,15 +86,18 @@ impl Host {
                 "no GICv3 with a maintenance interrupt and no virtual timer in the device tree\n"
             );
         })?;
-        let mmfr0 = insn::ftr(id::MMFR0);
+        let mmfr0 = insn::ftr(Sysreg::ID_AA64MMFR0_EL1);
         if !matches!(field(mmfr0, 40), 2 | 3) && field(mmfr0, 28) == 0xf {
             pr_err!("the CPU has no 4 KiB granule at stage 2\n");
             return Err(ENODEV);
         }
-        let (mmfr1, range) = (insn::ftr(id::MMFR1), field(mmfr0, 0));
+        let (mmfr1, range) = (insn::ftr(Sysreg::ID_AA64MMFR1_EL1), field(mmfr0, 0));
         let pa_bits = pa_bits(range).min(stage2::MAX_IPA_BITS);
         let access_flags = field(mmfr1, 0) >= 1;
-        stage2::set_format(field(insn::ftr(id::MMFR2), 40) >= 1, access_flags);
+        stage2::set_format(
+            field(insn::ftr(Sysreg::ID_AA64MMFR2_EL1), 40) >= 1,
+            access_flags,
+        );
         let last = PerCpu::new(|_| Ok(AtomicU64::new(0)))?;
         let wide_vmid = field(mmfr1, 4) == 2;
         let pool = IdPool::with_capacity(if wide_vmid { 1 << 16 } else { 1 << 8 }, GFP_KERNEL)?;
@@ -111,7 +108,7 @@ impl Host {
             wide_vmid,
             access_flags,
             hcrx: field(mmfr1, 40) >= 1,
-            ras: field(insn::ftr(id::PFR0), 28) >= 1,
+            ras: field(insn::ftr(Sysreg::ID_AA64PFR0_EL1), 28) >= 1,
             counter_hz: insn::counter_frequency().max(1),
             irqs,
             last,

@@ -9,7 +9,10 @@
 //! Arm ARM (DDI 0487) D24. Names are given by their encoding (op0, op1, CRn, CRm, op2), as the
 //! assembler knows them only for newer architectures than the kernel is compiled for.
 
-use super::model::vgic::{CpuIf, ListRegs, LrConfig};
+use super::model::{
+    sysreg::Sysreg,
+    vgic::{CpuIf, ListRegs, LrConfig},
+};
 use crate::bindings as rb;
 use core::arch::asm;
 use kernel::{error::to_result, prelude::*};
@@ -64,24 +67,19 @@ macro_rules! el1_state {
                 $(self.$field = mrs!($name);)*
             }
 
-            /// The register with this encoding, as [`sysreg`] packs it.
-            pub(crate) fn by_encoding(&mut self, encoding: u16) -> Option<&mut u64> {
-                $(if encoding == sysreg($op) {
+            /// The register, if it is one of these.
+            pub(crate) fn get_mut(&mut self, r: Sysreg) -> Option<&mut u64> {
+                const fn of([op0, op1, crn, crm, op2]: [u8; 5]) -> Sysreg {
+                    Sysreg::new(op0, op1, crn, crm, op2)
+                }
+                $(if r == const { of($op) } {
                     return Some(&mut self.$field);
                 })*
                 None
             }
 
-            /// Their encodings.
-            pub(crate) const ENCODINGS: &'static [u16] = &[$(sysreg($op)),*];
         }
     };
-}
-
-/// op0, op1, CRn, CRm, op2 in 2, 3, 4, 4 and 3 bits: as the KVM ABI numbers system registers.
-pub(crate) const fn sysreg(op: [u16; 5]) -> u16 {
-    let [op0, op1, crn, crm, op2] = op;
-    op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
 }
 
 el1_state! {
@@ -204,6 +202,9 @@ pub(crate) struct HostControls {
     hcrx: Option<u64>,
 }
 
+/// MDCR_EL2.HPMN: how the host's PMU is divided stays.
+const HPMN: u64 = 0x1f;
+
 impl GuestControls {
     /// Loads them; returns the host's. IRQs are off until [`HostControls::restore`]: the host's user
     /// memory is out of reach, as TGE is clear.
@@ -223,7 +224,7 @@ impl GuestControls {
         msr!("S3_4_C1_C1_0", self.hcr);
         isb();
         msr!("S3_4_C1_C1_2", self.cptr);
-        msr!("S3_4_C1_C1_1", self.mdcr);
+        msr!("S3_4_C1_C1_1", self.mdcr | host.mdcr & HPMN);
         msr!("S3_4_C14_C1_0", self.cnthctl);
         msr!("S3_4_C14_C0_3", self.cntvoff);
         msr!("S3_4_C0_C0_5", self.vmpidr);
@@ -254,13 +255,6 @@ impl HostControls {
         }
         isb();
     }
-}
-
-/// HCR_EL2, while a guest is loaded.
-#[inline]
-pub(crate) fn set_guest_hcr(v: u64) {
-    msr!("S3_4_C1_C1_0", v);
-    isb();
 }
 
 /// Drops all translations of the VMID in VTTBR_EL2, on all CPUs. A guest is loaded.
@@ -300,16 +294,15 @@ pub(crate) fn flush_vmid_here() {
     };
 }
 
-/// The intermediate physical address of a virtual one that the guest's EL1 reads, from PAR_EL1's
-/// terms; `None` if stage 1 faults. A guest is loaded.
+/// PAR_EL1 after a translation of `va` by the guest's stage 1, as EL1 reads. A guest is loaded.
 #[inline]
-pub(crate) fn translate_el1(va: u64) -> Option<u64> {
+pub(crate) fn translate_el1(va: u64) -> u64 {
     let par = mrs!("S3_0_C7_C4_0");
     // SAFETY: Translates an address; the result is in PAR_EL1, which is put back.
     unsafe { asm!("at s1e1r, {}", "isb", in(reg) va, options(nostack, preserves_flags)) };
     let result = mrs!("S3_0_C7_C4_0");
     msr!("S3_0_C7_C4_0", par);
-    (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000 | va & 0xfff)
+    result
 }
 
 /// The virtual timer of a guest.
@@ -388,11 +381,11 @@ pub(crate) fn in_hyp() -> bool {
     unsafe { rb::rkvm_arm64_in_hyp() }
 }
 
-/// The kernel's view of an ID register, the same on all CPUs. `encoding` as for [`sysreg`].
-pub(crate) fn ftr(encoding: u16) -> u64 {
+/// The kernel's view of an ID register, the same on all CPUs.
+pub(crate) fn ftr(r: Sysreg) -> u64 {
     // The kernel's numbers have the fields at 5 bits more (asm/sysreg.h: sys_reg).
     // SAFETY: A look-up; unknown registers make the kernel warn, so callers name known ones.
-    unsafe { rb::rkvm_arm64_ftr(u32::from(encoding) << 5) }
+    unsafe { rb::rkvm_arm64_ftr(u32::from(r.bits()) << 5) }
 }
 
 /// Interrupts that the host has for virtualization.

@@ -7,6 +7,7 @@ use super::{
     model::{
         psci::{self, Action, Target, AFFINITY},
         smccc::{self, Call, Outcome},
+        trap,
     },
     shared::power,
     Arm64,
@@ -93,7 +94,7 @@ fn power(ctx: &mut Ctx<'_, Arm64>, action: Action) -> Result<Next<UserExit>> {
         Action::AffinityInfo { affinity, mask } => {
             let (mut matching, mut running) = (0, 0);
             for c in ctx.vm.vcpus.iter() {
-                if super::vcpu::mpidr_of(c.id) & mask & AFFINITY == affinity {
+                if trap::mpidr(c.id) & mask & AFFINITY == affinity {
                     matching += 1;
                     if c.shared.power.state.load(Ordering::Acquire) != power::OFF {
                         running += 1;
@@ -135,7 +136,7 @@ fn start(ctx: &mut Ctx<'_, Arm64>, mpidr: u64, entry: u64, context: u64) -> Targ
         .vm
         .vcpus
         .iter()
-        .find(|c| super::vcpu::mpidr_of(c.id) & AFFINITY == mpidr & AFFINITY)
+        .find(|c| trap::mpidr(c.id) & AFFINITY == mpidr & AFFINITY)
     else {
         return Target::Missing;
     };

@@ -78,7 +78,7 @@ fn fault(
     let gpa = if abort.ipa_valid() {
         esr::fault_address(run.hpfar, run.far, abort.on_walk)
     } else {
-        match insn::translate_el1(run.far).and_then(|par| esr::par_address(par, run.far)) {
+        match esr::par_address(insn::translate_el1(run.far), run.far) {
             Some(gpa) => gpa,
             // The guest has changed its tables since: it comes again.
             None => return Step::Again,

@@ -155,7 +155,7 @@ pub(crate) fn id_register(r: Sysreg) -> u64 {
     if idreg::index(r).is_none() {
         return 0;
     }
-    let v = idreg::guest_value(r, insn::ftr(r.bits()), &id_config());
+    let v = idreg::guest_value(r, insn::ftr(r), &id_config());
     let hidden = HIDDEN.iter().find(|(reg, _)| *reg == r);
     v & !hidden.map_or(0, |(_, bits)| *bits)
 }
@@ -172,7 +172,7 @@ impl Vcpu {
 
     /// A register that is kept as a value. Outside of a section.
     pub(crate) fn sys(&mut self, r: Sysreg) -> Option<&mut u64> {
-        match self.el1.by_encoding(r.bits()) {
+        match self.el1.get_mut(r) {
             Some(v) => Some(v),
             None => self.slots.get_mut(trap::slot(r)?),
         }
@@ -186,7 +186,7 @@ impl Vcpu {
             Class::Implementation => implementation(r),
             Class::Clidr => insn::clidr(),
             Class::Timer(t, reg) => timer(self, vm, t, reg),
-            _ if r == Sysreg::MPIDR_EL1 => self.mpidr,
+            _ if r == Sysreg::MPIDR_EL1 => self.mpidr(),
             _ => *self.sys(r).ok_or(ENOENT)?,
         })
     }
@@ -196,7 +196,9 @@ impl Vcpu {
         let row = trap::find(r).ok_or(ENOENT)?;
         match row.class {
             // As they are.
-            Class::Id | Class::Implementation | Class::Clidr => {
+            _ if r == Sysreg::MPIDR_EL1
+                || matches!(row.class, Class::Id | Class::Implementation | Class::Clidr) =>
+            {
                 if self.user_sysreg(vm, r)? != value {
                     return Err(crate::host::trace::invalid(
                         c"the guest cannot have this ID register",
@@ -207,7 +209,6 @@ impl Vcpu {
                 .counter_offset
                 .store(insn::counter().wrapping_sub(value), Ordering::Relaxed),
             Class::Timer(t, reg) => set_timer(self, vm, t, reg, value),
-            _ if r == Sysreg::MPIDR_EL1 => self.mpidr = value,
             _ => *self.sys(r).ok_or(ENOENT)? = value,
         }
         Ok(())

@@ -26,8 +26,6 @@ mod hcr {
     pub(super) const FMO: u64 = 1 << 3;
     pub(super) const IMO: u64 = 1 << 4;
     pub(super) const AMO: u64 = 1 << 5;
-    /// A virtual SError is pending.
-    pub(super) const VSE: u64 = 1 << 8;
     pub(super) const FB: u64 = 1 << 9;
     pub(super) const BSU_INNER: u64 = 1 << 10;
     pub(super) const TWI: u64 = 1 << 13;
@@ -41,8 +39,6 @@ mod hcr {
     pub(super) const TLOR: u64 = 1 << 35;
     pub(super) const TERR: u64 = 1 << 36;
     pub(super) const TEA: u64 = 1 << 37;
-    pub(super) const APK: u64 = 1 << 40;
-    pub(super) const API: u64 = 1 << 41;
     pub(super) const FWB: u64 = 1 << 46;
 }
 
@@ -68,8 +64,6 @@ pub(crate) struct Vcpu {
     host_el0: HostEl0,
     /// The virtual timer; in the CPU likewise.
     pub(crate) timer: Timer,
-    /// Affinity, as MPIDR_EL1 shows it.
-    pub(crate) mpidr: u64,
     /// `KVM_ARM_VCPU_INIT` has been called.
     pub(crate) initialized: bool,
     /// Its features.
@@ -99,12 +93,6 @@ pub(crate) struct Vcpu {
 
 /// Numbers for vCPUs; 0 is none.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-
-/// MPIDR_EL1 of the vCPU with this id: 16 to a cluster, as GICv3's SGIs like it.
-pub(crate) fn mpidr_of(id: u32) -> u64 {
-    let id = u64::from(id);
-    1 << 31 | id & 0xf | (id >> 4 & 0xff) << 8 | (id >> 12 & 0xff) << 16
-}
 
 impl Vcpu {
     /// A vCPU that `KVM_ARM_VCPU_INIT` is still to make one.
@@ -148,7 +136,7 @@ impl Vcpu {
             mdcr: MDCR_TRAPS,
             cnthctl: CNTHCTL,
             cntvoff: 0,
-            vmpidr: mpidr_of(id),
+            vmpidr: trap::mpidr(id),
             vpidr: insn::midr(),
             hstr: 0xffff,
             hcrx: host.hcrx.then_some(0),
@@ -167,7 +155,6 @@ impl Vcpu {
             host_controls: HostControls::default(),
             host_el0: HostEl0::default(),
             timer: Timer::default(),
-            mpidr: mpidr_of(id),
             initialized: false,
             features: 0,
             slots: KVec::from_elem(0, trap::SLOTS, GFP_KERNEL_ACCOUNT)?,
@@ -204,7 +191,11 @@ impl Vcpu {
         self.timer = Timer::default();
         self.waiting = false;
         self.mmio = None;
-        self.controls.hcr &= !hcr::VSE;
+    }
+
+    /// Affinity, as MPIDR_EL1 shows it: that of its id.
+    pub(crate) fn mpidr(&self) -> u64 {
+        self.controls.vmpidr
     }
 
     /// KVM_ARM_VCPU_PSCI_0_2
