@@ -28,6 +28,7 @@ bool rkvm_work_pending(void);
 bool rkvm_work_pending_racy(void);
 int rkvm_handle_work(void);
 void rkvm_yield(void);
+bool rkvm_killed(void);
 u32 rkvm_cpu_hint(void);
 u32 rkvm_online_cpus(void);
 void rkvm_sigmask_set(u64 set);
@@ -58,6 +59,7 @@ struct rkvm_lock {
 
 void rkvm_lock_init(struct rkvm_lock *lock);
 int rkvm_lock_killable(struct rkvm_lock *lock);
+bool rkvm_lock_try(struct rkvm_lock *lock);
 void rkvm_lock_release(struct rkvm_lock *lock);
 
 #endif

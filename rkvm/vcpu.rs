@@ -66,6 +66,12 @@ pub(crate) struct Core<F: Family> {
 }
 
 impl<F: Family> Core<F> {
+    /// Nobody works with it, and nobody has it run: so it was a moment ago.
+    #[allow(dead_code, reason = "not all families ask")]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.inner.try_lock().is_some()
+    }
+
     /// `kvm_run` itself.
     #[inline]
     pub(crate) fn run_page(&self) -> Option<&SharedPage> {

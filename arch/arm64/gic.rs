@@ -8,6 +8,7 @@
 
 use super::{
     insn,
+    its::{self, Accessed, Itses},
     model::trap,
     model::vgic::{
         self, decode_sgi, fill, fold, pending_for, Affinity, Config, Dist, Ended, Global, ListRegs,
@@ -17,12 +18,14 @@ use super::{
     Arm64,
 };
 use crate::{
+    bindings as rb,
     family::Ctx,
     host::{kick::Kick, trace},
     irq::{
         routing::{Msi, Target},
         Controller,
     },
+    memory::View,
     vcpu::VcpuSet,
 };
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -41,6 +44,8 @@ pub(crate) struct CpuState {
     pub(crate) private: Private,
     /// What is in the CPU's list registers, or will be.
     pub(crate) lrs: ListRegs,
+    /// How many mapped LPIs target it.
+    pub(crate) lpis: usize,
 }
 
 /// A vCPU's part.
@@ -48,7 +53,7 @@ pub(crate) struct CpuState {
 pub(crate) struct Cpu {
     #[pin]
     pub(crate) state: SpinLockIrq<CpuState>,
-    kick: Arc<Kick>,
+    pub(crate) kick: Arc<Kick>,
     /// SPIs concern it: [`Dist::concerns`].
     spis: AtomicBool,
     /// Where its redistributor is.
@@ -70,6 +75,7 @@ impl Cpu {
                 state <- new_spinlock_irq!(CpuState {
                     private,
                     lrs: ListRegs::default(),
+                    lpis: 0,
                 }, "rkvm::gic::Cpu"),
                 kick,
                 spis: AtomicBool::new(false),
@@ -109,7 +115,9 @@ struct Setup {
 /// Shared by routing, irqfds and vCPUs; any context may send through it.
 #[pin_data]
 pub(crate) struct Gic {
-    vcpus: Arc<VcpuSet<Arm64>>,
+    pub(crate) vcpus: Arc<VcpuSet<Arm64>>,
+    #[pin]
+    pub(crate) itses: Itses,
     hw: LrConfig,
     /// `KVM_CREATE_DEVICE` has made it.
     created: AtomicBool,
@@ -141,6 +149,7 @@ impl Gic {
         Arc::pin_init(
             try_pin_init!(Self {
                 vcpus,
+                itses <- Itses::new(),
                 sources,
                 hw: LrConfig::from_vtr(insn::ich_vtr()),
                 created: AtomicBool::new(false),
@@ -208,7 +217,49 @@ impl Gic {
     }
 
     fn cpu(&self, index: u16) -> Option<&Cpu> {
-        self.vcpus.get(u32::from(index)).map(|c| &*c.shared.gic)
+        self.cpu_at(index.into())
+    }
+
+    /// The part of the vCPU with this index.
+    pub(crate) fn cpu_at(&self, index: u32) -> Option<&Cpu> {
+        self.vcpus.get(index).map(|c| &*c.shared.gic)
+    }
+
+    /// The index of the vCPU with this id: most are made in the order of their ids.
+    pub(crate) fn vcpu_with_id(&self, id: u32) -> Option<u32> {
+        let is = |c: &&crate::vcpu::Core<Arm64>| c.id == id;
+        let core = self.vcpus.get(id).filter(is);
+        core.or_else(|| self.vcpus.iter().find(is)).map(|c| c.index)
+    }
+
+    /// For what user space may see and change only while no vCPU runs.
+    ///
+    /// # Errors
+    /// `EBUSY`: one runs.
+    pub(crate) fn stopped(&self) -> Result {
+        if self.vcpus.iter().all(|c| c.is_idle()) {
+            return Ok(());
+        }
+        Err(trace::refuse(EBUSY, c"a vCPU is running"))
+    }
+
+    /// Attributes that are state of the running guest.
+    fn stopped_for(&self, group: u32) -> Result {
+        match group {
+            rb::KVM_DEV_ARM_VGIC_GRP_DIST_REGS
+            | rb::KVM_DEV_ARM_VGIC_GRP_REDIST_REGS
+            | rb::KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS
+            | rb::KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO => self.stopped(),
+            _ => Ok(()),
+        }
+    }
+
+    /// There is an ITS from now on: registers tell of LPIs.
+    pub(crate) fn has_its(&self) {
+        self.with_dist(|d| {
+            d.set_its(true);
+            ((), Vcpus::NONE)
+        });
     }
 
     fn ring(&self, to: &Vcpus) {
@@ -227,7 +278,7 @@ impl Gic {
     #[inline]
     pub(crate) fn load(&self, cpu: &Cpu) {
         let mut state = cpu.state.lock();
-        let CpuState { private, lrs } = &mut *state;
+        let CpuState { private, lrs, .. } = &mut *state;
         if !lrs.loaded {
             let global = self.global();
             match self.dist.as_ref() {
@@ -248,7 +299,7 @@ impl Gic {
     pub(crate) fn save(&self, cpu: &Cpu) -> Option<Ended> {
         let outcome = {
             let mut state = cpu.state.lock();
-            let CpuState { private, lrs } = &mut *state;
+            let CpuState { private, lrs, .. } = &mut *state;
             insn::save_gic(lrs, &mut private.cpuif, &self.hw);
             let folded = match self.dist.as_ref() {
                 Some(lock) if lrs.spis => {
@@ -334,19 +385,24 @@ impl Gic {
 }
 
 /// An access of the guest to a frame, `write` with the bytes; `None` if `gpa` is in no frame.
+///
+/// # Errors
+/// `ENOMEM`
 pub(crate) fn mmio(
     ctx: &mut Ctx<'_, Arm64>,
+    view: &View<'_>,
     gpa: u64,
     len: u8,
     write: Option<&[u8; 8]>,
-) -> Option<[u8; 8]> {
+) -> Option<Result<Accessed>> {
     let gic = &*ctx.vm.controller;
     let offset = |base: u64, size: u64| gpa.checked_sub(base).filter(|o| *o < size);
     if let Some(at) = offset(gic.dist_base.load(Ordering::Acquire), DIST_SIZE) {
-        return gic.with_dist(|d| match write {
+        let done = gic.with_dist(|d| match write {
             None => (d.read(at, len).to_le_bytes(), Vcpus::NONE),
             Some(b) => ([0; 8], d.write(at, len, u64::from_le_bytes(*b))),
         });
+        return done.map(|b| Ok(Accessed::Done(b)));
     }
     for c in ctx.vm.vcpus.iter().map(|c| &*c.shared.gic) {
         let Some(at) = offset(c.redist.load(Ordering::Acquire), REDIST_SIZE) else {
@@ -355,16 +411,19 @@ pub(crate) fn mmio(
         let global = gic.global();
         let mut state = c.state.lock();
         let Some(b) = write else {
-            return Some(state.private.read(at, len, global).to_le_bytes());
+            let read = state.private.read(at, len, global).to_le_bytes();
+            return Some(Ok(Accessed::Done(read)));
         };
         let effect = state.private.write(at, len, u64::from_le_bytes(*b), global);
+        let index = state.private.index();
         drop(state);
         if effect.ring {
             c.kick.ring(0);
         }
-        return Some([0; 8]);
+        let done = its::redistributor(gic, view, index.into(), effect.lpi);
+        return Some(done.map(|()| Accessed::Done([0; 8])));
     }
-    None
+    its::mmio(gic, view, gpa, len, write)
 }
 
 /// `KVM_IRQ_LINE`: the number packs type, vCPU and INTID (api.rst, 4.25).
@@ -395,7 +454,7 @@ pub(crate) fn irq_line(vm: &crate::vm::Vm<Arm64>, number: u32, level: bool) -> R
 /// Device attributes of the controller (Documentation/virt/kvm/devices/arm-vgic-v3.rst).
 pub(crate) mod attr {
     use super::*;
-    use crate::{abi::user, bindings as rb, vm::Vm};
+    use crate::{abi::user, vm::Vm};
 
     /// `KVM_SET_DEVICE_ATTR`
     ///
@@ -404,6 +463,7 @@ pub(crate) mod attr {
     pub(crate) fn set(vm: &Vm<Arm64>, a: &rb::kvm_device_attr) -> Result {
         let gic = &*vm.controller;
         let arg = usize::try_from(a.addr).map_err(|_| EFAULT)?;
+        gic.stopped_for(a.group)?;
         match (a.group, a.attr) {
             (rb::KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0) => {
                 let n: u32 = user::get(arg)?;
@@ -427,6 +487,15 @@ pub(crate) mod attr {
                 let _creating = vm.creating.lock();
                 init(gic)
             }
+            (rb::KVM_DEV_ARM_VGIC_GRP_CTRL, attr)
+                if attr == u64::from(rb::KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES) =>
+            {
+                if !gic.is_ready() {
+                    return Err(trace::refuse(ENXIO, c"the GIC is not initialized"));
+                }
+                gic.stopped()?;
+                its::save_pending_tables(gic, &vm.memory.read())
+            }
             (rb::KVM_DEV_ARM_VGIC_GRP_DIST_REGS, attr) => {
                 let v: u32 = user::get(arg)?;
                 let done = gic.with_dist(|d| match d.user_write(attr & 0xffff_ffff, v) {
@@ -444,10 +513,11 @@ pub(crate) mod attr {
                     .lock()
                     .private
                     .user_write(attr & 0xffff_ffff, v, global)?;
+                let index = cpu.state.lock().private.index();
                 if effect.ring {
                     cpu.kick.ring(0);
                 }
-                Ok(())
+                its::redistributor(gic, &vm.memory.read(), index.into(), effect.lpi)
             }
             (rb::KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, attr) => {
                 let v: u32 = user::get(arg)?;
@@ -505,6 +575,7 @@ pub(crate) mod attr {
         let gic = &*vm.controller;
         let arg = usize::try_from(a.addr).map_err(|_| EFAULT)?;
         let offset = a.attr & 0xffff_ffff;
+        gic.stopped_for(a.group)?;
         match a.group {
             rb::KVM_DEV_ARM_VGIC_GRP_NR_IRQS => {
                 let n = gic.setup.lock().nr_irqs;
@@ -568,7 +639,12 @@ pub(crate) mod attr {
             ]
             .iter()
             .any(|t| u64::from(*t) == a.attr),
-            rb::KVM_DEV_ARM_VGIC_GRP_CTRL => a.attr == u64::from(rb::KVM_DEV_ARM_VGIC_CTRL_INIT),
+            rb::KVM_DEV_ARM_VGIC_GRP_CTRL => [
+                rb::KVM_DEV_ARM_VGIC_CTRL_INIT,
+                rb::KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES,
+            ]
+            .iter()
+            .any(|t| u64::from(*t) == a.attr),
             rb::KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS => {
                 vgic::CpuIf::has_sysreg(u16::try_from(offset & 0xffff).unwrap_or(0))
             }
@@ -650,7 +726,7 @@ pub(crate) mod attr {
                     setup.nr_irqs
                 },
                 revision: 3,
-                its: false,
+                its: gic.itses.any(),
             },
             affinities.iter().copied(),
         )
@@ -697,8 +773,8 @@ impl Controller for Gic {
         }
     }
 
-    fn signal_msi(&self, _m: &Msi) -> Result<i32> {
-        Err(trace::refuse(ENODEV, c"the VM has no ITS"))
+    fn signal_msi(&self, m: &Msi) -> Result<i32> {
+        its::signal(self, m)
     }
 
     fn set_pin(&self, _chip: u32, pin: u32, source: u32, level: bool) -> Result<i32> {

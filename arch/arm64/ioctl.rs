@@ -2,7 +2,7 @@
 
 //! arm64's own ioctls, by kind of descriptor.
 
-use super::{abi, gic, onereg, shared::power, vcpu::Vcpu, Arm64};
+use super::{abi, gic, its, onereg, shared::power, vcpu::Vcpu, Arm64};
 use crate::{
     abi::user,
     bindings as rb,
@@ -118,11 +118,18 @@ fn initialize(ctx: &mut Ctx<'_, Arm64>, init: &rb::kvm_vcpu_init) -> Result<isiz
 
 /// `KVM_CREATE_DEVICE`
 pub(crate) fn create_device(vm: &Arc<Vm<Arm64>>, kind: u32, test: bool) -> Result<Option<Device>> {
-    if kind != rb::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3 {
-        return Err(trace::refuse(ENODEV, c"no such kind of in-kernel device"));
-    }
+    let its = match kind {
+        rb::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3 => false,
+        rb::kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS => true,
+        _ => return Err(trace::refuse(ENODEV, c"no such kind of in-kernel device")),
+    };
     if test {
         return Ok(None);
+    }
+    if its {
+        let number = vm.controller.itses.create()?;
+        vm.controller.has_its();
+        return Ok(Some(Device::Its(number)));
     }
     vm.controller.create()?;
     Ok(Some(Device::Gic))
@@ -132,6 +139,8 @@ pub(crate) fn create_device(vm: &Arc<Vm<Arm64>>, kind: u32, test: bool) -> Resul
 pub(crate) enum Device {
     /// The interrupt controller.
     Gic,
+    /// An ITS, by its number.
+    Its(u8),
 }
 
 /// An attribute of a device.
@@ -145,6 +154,7 @@ pub(crate) fn device_attr(
         (Device::Gic, Attr::Set) => gic::attr::set(vm, a),
         (Device::Gic, Attr::Get) => gic::attr::get(vm, a),
         (Device::Gic, Attr::Has) => gic::attr::has(a),
+        (Device::Its(number), what) => its::attr::access(vm, *number, what, a),
     }
 }
 

@@ -8,6 +8,8 @@ mod gic;
 mod host;
 pub(crate) mod insn;
 mod ioctl;
+mod its;
+mod lpi;
 #[allow(
     dead_code,
     unreachable_pub,
@@ -118,13 +120,14 @@ impl Family for Arm64 {
     type Exit = run::Slow;
     type UserExit = UserExit;
 
-    fn capability(_vm: Option<&Vm<Self>>, number: u32) -> i32 {
+    fn capability(vm: Option<&Vm<Self>>, number: u32) -> i32 {
         let Ok(host) = host::Host::get() else {
             return 0;
         };
         match number {
             rb::KVM_CAP_NR_VCPUS => crate::host::work::online_cpus(),
             rb::KVM_CAP_MAX_VCPU_ID => Self::MAX_VCPU_ID as i32,
+            rb::KVM_CAP_MSI_DEVID => vm.is_some_and(|vm| vm.controller.itses.any()).into(),
             rb::KVM_CAP_ARM_VM_IPA_SIZE => host.pa_bits as i32,
             number => cap::value(abi::CAPS, number),
         }

@@ -5,6 +5,7 @@
 use super::{
     exit::UserExit,
     insn,
+    its::Accessed,
     model::{
         esr::{self, Abort, DataAbort, Esr, Fault, Syndrome, SysregAccess, Wait},
         exception::Exception,
@@ -228,18 +229,24 @@ fn device(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, d: &DataAbort, gpa: u64, sl
     }
 }
 
-fn access(ctx: &mut Ctx<'_, Arm64>, _view: &View<'_>, r: Request) -> After {
+fn access(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, r: Request) -> After {
     let data = if r.write {
         r.store(ctx.vcpu.x(r.rt()))
     } else {
         [0; 8]
     };
     let len = u8::try_from(r.len).unwrap_or(8);
-    if let Some(read) = super::gic::mmio(ctx, r.gpa, len, r.write.then_some(&data)) {
-        if !r.write {
-            ctx.vcpu.set_x(r.rt(), r.load(read));
+    if let Some(done) = super::gic::mmio(ctx, view, r.gpa, len, r.write.then_some(&data)) {
+        match done? {
+            Accessed::Done(read) => {
+                if !r.write {
+                    ctx.vcpu.set_x(r.rt(), r.load(read));
+                }
+                ctx.vcpu.advance();
+            }
+            // The guest makes the write again when it is back.
+            Accessed::More => {}
         }
-        ctx.vcpu.advance();
         return REENTER;
     }
     if r.write {

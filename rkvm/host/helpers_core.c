@@ -79,6 +79,11 @@ void rkvm_yield(void)
 	cond_resched();
 }
 
+bool rkvm_killed(void)
+{
+	return fatal_signal_pending(current);
+}
+
 u32 rkvm_cpu_hint(void)
 {
 	return raw_smp_processor_id();
@@ -265,6 +270,11 @@ void rkvm_lock_init(struct rkvm_lock *lock)
 int rkvm_lock_killable(struct rkvm_lock *lock)
 {
 	return mutex_lock_killable((struct mutex *)lock);
+}
+
+bool rkvm_lock_try(struct rkvm_lock *lock)
+{
+	return mutex_trylock((struct mutex *)lock);
 }
 
 void rkvm_lock_release(struct rkvm_lock *lock)

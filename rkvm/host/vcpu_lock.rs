@@ -48,6 +48,15 @@ impl<T> KillableMutex<T> {
     }
 }
 
+impl<T> KillableMutex<T> {
+    /// Takes the lock if it is free.
+    #[allow(dead_code, reason = "not all families ask")]
+    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+        // SAFETY: Initialised and pinned by the type's invariant; task context.
+        unsafe { rb::rkvm_lock_try(self.raw.get()) }.then(|| Guard { lock: self })
+    }
+}
+
 /// The lock is held as long as this exists.
 pub(crate) struct Guard<'a, T> {
     lock: &'a KillableMutex<T>,

@@ -28,6 +28,13 @@ pub(crate) fn yield_now() {
     unsafe { rb::rkvm_yield() };
 }
 
+/// The thread is being killed: what takes long ends early.
+#[allow(dead_code, reason = "not all families ask")]
+pub(crate) fn killed() -> bool {
+    // SAFETY: No requirement.
+    unsafe { rb::rkvm_killed() }
+}
+
 /// The CPU that this thread ran on a moment ago.
 pub(crate) fn cpu_hint() -> u32 {
     // SAFETY: No requirement.

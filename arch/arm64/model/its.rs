@@ -79,9 +79,10 @@ pub trait Lpis {
     /// The vCPU's LPI pending table: GICR_PENDBASER. `None` while its LPIs are disabled, as the
     /// table is read when they are enabled.
     fn pending_table(&self, vcpu: u32) -> Option<PendingTable>;
-    /// An event leads to this LPI, that targets `vcpu` (none yet, if its collection is not mapped).
-    /// `false` if another event has it, of this ITS or another: nothing is changed then.
-    fn map(&mut self, intid: u32, vcpu: Option<u32>) -> Result<bool, NoMemory>;
+    /// The event, by DeviceID and EventID, leads to this LPI, that targets `vcpu` (none yet, if its
+    /// collection is not mapped). `false` if another event has it, of this ITS or another: nothing is
+    /// changed then.
+    fn map(&mut self, intid: u32, event: (u32, u32), vcpu: Option<u32>) -> Result<bool, NoMemory>;
     /// No event leads to this LPI any more; it is not pending either.
     fn unmap(&mut self, intid: u32);
     /// The LPI's configuration, read anew.
@@ -92,6 +93,8 @@ pub trait Lpis {
     fn clear_pending(&mut self, intid: u32);
     /// The LPI targets `vcpu`; if it is pending it is pending there.
     fn move_to(&mut self, intid: u32, vcpu: u32) -> Result<(), NoMemory>;
+    /// The LPI's collection is unmapped: it targets no vCPU until it is moved to one.
+    fn detach(&mut self, intid: u32) -> Result<(), NoMemory>;
     /// All LPIs that target `from` target `to`, as by [`Lpis::move_to`].
     fn move_all(&mut self, from: u32, to: u32) -> Result<(), NoMemory>;
     /// Reads the configuration of all LPIs that target `vcpu` anew.
@@ -254,6 +257,11 @@ impl Its {
         })
     }
 
+    /// GITS_CTLR.Enabled
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
     /// There are commands to process.
     pub fn has_work(&self) -> bool {
         self.enabled && !self.stalled && self.creadr != self.cwriter
@@ -305,7 +313,7 @@ impl Its {
         let intid = event.intid();
         self.map.reserve_event(device, event)?;
         let vcpu = self.map.target(event.icid).map(|t| t.vcpu);
-        let done = match lpis.map(intid, vcpu) {
+        let done = match lpis.map(intid, (device, event.id.into()), vcpu) {
             Ok(true) => {
                 let done = load_lpi(mem, lpis, intid, vcpu)
                     .and_then(|()| Ok(self.map.insert_event(device, event)?));

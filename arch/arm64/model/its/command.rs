@@ -267,6 +267,11 @@ impl Its {
         rdbase: Option<u64>,
     ) -> Result<(), Refusal> {
         let Some(rdbase) = rdbase else {
+            if self.map.has_events(icid) {
+                for event in self.map.events_of(icid) {
+                    lpis.detach(event.intid())?;
+                }
+            }
             return Ok(self.map.set_target(icid, None)?);
         };
         let target = target(lpis, rdbase).ok_or(Refusal::Invalid(

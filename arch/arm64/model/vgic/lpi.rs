@@ -227,6 +227,12 @@ impl LpiSet {
         self.used().iter().filter(pending).map(|lpi| lpi.intid)
     }
 
+    pub(super) fn is_pending(&self, intid: u32) -> bool {
+        let at = self.find(intid).ok();
+        let lpi = at.and_then(|at| self.used().get(at));
+        lpi.is_some_and(|lpi| lpi.has(PENDING) || lpi.has(LENT))
+    }
+
     /// INTID and priority of those that a vCPU could take.
     #[inline]
     pub(super) fn ready(&self) -> impl Iterator<Item = (u32, u8)> + '_ {

@@ -224,6 +224,11 @@ impl Private {
         self.lpis.pending()
     }
 
+    /// Whether the LPI is pending here.
+    pub fn is_lpi_pending(&self, intid: u32) -> bool {
+        self.lpis.is_pending(intid)
+    }
+
     /// GICR_CTLR.EnableLPIs
     pub const fn lpis_enabled(&self) -> bool {
         self.lpis_enabled

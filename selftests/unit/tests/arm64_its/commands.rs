@@ -279,6 +279,11 @@ fn an_event_before_its_collection() {
     assert_eq!(m.lpi(8192).target, Some(1));
     m.good(int(1, 0));
     assert!(m.lpi(8192).pending);
+    m.good(super::machine::unmapc(9));
+    assert_eq!(m.lpi(8192).target, None);
+    m.bad(int(1, 0), "INT_UNMAPPED_INTERRUPT");
+    m.good(mapc(9, 2));
+    assert_eq!(m.lpi(8192).target, Some(2));
 }
 
 #[test]

@@ -107,6 +107,7 @@ impl Memory for Ram {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
     pub target: Option<u32>,
+    pub event: (u32, u32),
     pub pending: bool,
     pub config: Option<(u8, bool)>,
 }
@@ -164,7 +165,7 @@ impl Lpis for Vcpus {
         let base = PENDING + u64::from(vcpu) * 0x1_0000;
         (!self.disabled.contains(&vcpu)).then(|| PendingTable::new(base))
     }
-    fn map(&mut self, intid: u32, vcpu: Option<u32>) -> Result<bool, NoMemory> {
+    fn map(&mut self, intid: u32, event: (u32, u32), vcpu: Option<u32>) -> Result<bool, NoMemory> {
         self.step()?;
         assert!((FIRST_LPI..INTID_LIMIT).contains(&intid));
         if self.others.contains(&intid) || self.lpis.contains_key(&intid) {
@@ -172,6 +173,7 @@ impl Lpis for Vcpus {
         }
         let state = State {
             target: vcpu,
+            event,
             ..State::default()
         };
         self.lpis.insert(intid, state);
@@ -200,6 +202,11 @@ impl Lpis for Vcpus {
     fn move_to(&mut self, intid: u32, vcpu: u32) -> Result<(), NoMemory> {
         self.step()?;
         self.lpi(intid).target = Some(vcpu);
+        Ok(())
+    }
+    fn detach(&mut self, intid: u32) -> Result<(), NoMemory> {
+        self.step()?;
+        self.lpi(intid).target = None;
         Ok(())
     }
     fn move_all(&mut self, from: u32, to: u32) -> Result<(), NoMemory> {

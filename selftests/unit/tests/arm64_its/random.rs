@@ -65,6 +65,9 @@ impl Reference {
             }
             Op::Mapc(icid, None) => {
                 self.collections.remove(&icid);
+                for (intid, _) in self.events.values().filter(|(_, i)| *i == icid) {
+                    self.lpis.get_mut(intid).unwrap().0 = None;
+                }
             }
             Op::Mapc(icid, Some(vcpu)) => {
                 if vcpu >= VCPUS || icid > 8191 {

@@ -112,13 +112,14 @@ fn pending_and_configuration_come_back() {
     // What the redistributors save
     m.ram.write(PENDING + 0x2_0000 + 1024, &[0b110]).unwrap();
     migrate(&mut m).unwrap();
-    let lpi = |target, pending, config| State {
+    let lpi = |event, target, pending, config| State {
+        event: (1, event),
         target: Some(target),
         pending,
         config: Some(config),
     };
-    assert_eq!(m.lpi(8192), lpi(2, false, (0, false)));
-    assert_eq!(m.lpi(8193), lpi(2, true, (0x40, true)));
+    assert_eq!(m.lpi(8192), lpi(0, 2, false, (0, false)));
+    assert_eq!(m.lpi(8193), lpi(1, 2, true, (0x40, true)));
     assert_eq!(m.ram.u64(PENDING + 0x2_0000 + 1024), 0b100);
 }
 
