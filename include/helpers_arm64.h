@@ -22,6 +22,8 @@ u64 rkvm_arm64_ftr(u32 sysreg);
 void rkvm_arm64_flush_vmid(u64 vttbr);
 u64 rkvm_arm64_ccsidr(u32 select);
 void rkvm_arm64_random(u64 *words, size_t n);
+u64 rkvm_arm64_run_delay(void);
+bool rkvm_arm64_clock(u64 *ns, u64 *count);
 void rkvm_arm64_clean_poc(u64 pa, u64 size);
 void rkvm_arm64_sync_icache(u64 pa, u64 size);
 

@@ -62,6 +62,26 @@ impl<F: Family> Device<F> {
     }
 }
 
+impl Attr {
+    /// What a request asks for, if it is one about attributes, and which: for any descriptor.
+    ///
+    /// # Errors
+    /// `EFAULT`, `EINVAL`
+    pub(crate) fn of(cmd: u32, arg: usize) -> Result<Option<(Self, rb::kvm_device_attr)>> {
+        let what = match cmd {
+            ioctl::SET_DEVICE_ATTR => Attr::Set,
+            ioctl::GET_DEVICE_ATTR => Attr::Get,
+            ioctl::HAS_DEVICE_ATTR => Attr::Has,
+            _ => return Ok(None),
+        };
+        let attr: rb::kvm_device_attr = user::get(arg)?;
+        if attr.flags != 0 {
+            return Err(trace::invalid(c"an attribute has no flags"));
+        }
+        Ok(Some((what, attr)))
+    }
+}
+
 impl<F: Family> Fd for Device<F> {
     fn ioctl(this: &Arc<Self>, cmd: u32, arg: usize) -> Result<isize> {
         if !this.vm.memory.mm_is_current() {
@@ -70,16 +90,9 @@ impl<F: Family> Fd for Device<F> {
                 c"the VM belongs to another address space",
             ));
         }
-        let what = match cmd {
-            ioctl::SET_DEVICE_ATTR => Attr::Set,
-            ioctl::GET_DEVICE_ATTR => Attr::Get,
-            ioctl::HAS_DEVICE_ATTR => Attr::Has,
-            _ => return Err(trace::refuse(ENOTTY, c"no such request for a device")),
+        let Some((what, attr)) = Attr::of(cmd, arg)? else {
+            return Err(trace::refuse(ENOTTY, c"no such request for a device"));
         };
-        let attr: rb::kvm_device_attr = user::get(arg)?;
-        if attr.flags != 0 {
-            return Err(trace::invalid(c"an attribute of a device has no flags"));
-        }
         F::device_attr(&this.vm, &this.device, what, &attr)?;
         Ok(0)
     }

@@ -3,7 +3,10 @@
 //! The device node's descriptor: what there is before any VM.
 
 use crate::{
-    abi::{cap, ioctl},
+    abi::{
+        cap::{self, MAX_VCPUS},
+        ioctl,
+    },
     bindings as rb,
     family::Family,
     host::{
@@ -33,6 +36,8 @@ pub(crate) fn capability<F: Family>(vm: Option<&Vm<F>>, number: usize) -> isize 
         return F::COALESCED_PAGE as isize;
     }
     match number {
+        // Each needs an id.
+        rb::KVM_CAP_MAX_VCPUS => return MAX_VCPUS.min(F::MAX_VCPU_ID as usize) as isize,
         rb::KVM_CAP_SET_GUEST_DEBUG => return isize::from(F::GUEST_DEBUG != 0),
         rb::KVM_CAP_SET_GUEST_DEBUG2 => return F::GUEST_DEBUG as isize,
         _ => {}

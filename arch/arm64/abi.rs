@@ -19,6 +19,14 @@ crate::ioctls! {
     GET_MP_STATE = _IOR(0x98, rb::kvm_mp_state) on Vcpu;
     /// Sets that.
     SET_MP_STATE = _IOW(0x99, rb::kvm_mp_state) on Vcpu;
+    /// Moves both counters of all vCPUs.
+    ARM_SET_COUNTER_OFFSET = _IOW(0xb5, rb::kvm_arm_counter_offset) on Vm;
+    /// Sets an attribute of a VM or a vCPU.
+    SET_ATTR = _IOW(0xe1, rb::kvm_device_attr) on Vm | Vcpu;
+    /// Reads one.
+    GET_ATTR = _IOW(0xe2, rb::kvm_device_attr) on Vm | Vcpu;
+    /// Says whether there is one.
+    HAS_ATTR = _IOW(0xe3, rb::kvm_device_attr) on Vm | Vcpu;
 }
 
 /// What arm64 has on every host; values that depend on it are added by the code.
@@ -31,5 +39,9 @@ pub(crate) const CAPS: &[Cap] = caps! {
     KVM_CAP_ARM_NISV_TO_USER = 1;
     KVM_CAP_ARM_SYSTEM_SUSPEND = 1;
     KVM_CAP_ENABLE_CAP = 1;
+    KVM_CAP_VM_ATTRIBUTES = 1;
+    KVM_CAP_VCPU_ATTRIBUTES = 1;
+    KVM_CAP_COUNTER_OFFSET = 1;
+    KVM_CAP_STEAL_TIME = 1;
     KVM_CAP_MEMORY_FAULT_INFO = 1;
 };

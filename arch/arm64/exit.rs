@@ -26,6 +26,8 @@ pub(crate) enum UserExit {
     Hypercall {
         /// The function.
         nr: u64,
+        /// By SMC, not HVC.
+        smc: bool,
     },
     /// The guest wants the machine off, reset or asleep (`KVM_EXIT_SYSTEM_EVENT`).
     System {
@@ -55,10 +57,11 @@ impl WriteRun for UserExit {
                 run.write(DATA, esr_iss);
                 run.write(DATA + 8, gpa);
             }
-            UserExit::Hypercall { nr } => {
+            UserExit::Hypercall { nr, smc } => {
                 reason(run, rb::KVM_EXIT_HYPERCALL);
                 run.write(DATA, nr);
-                run.write(DATA + 64, 0u64);
+                let flags = if smc { rb::KVM_HYPERCALL_EXIT_SMC } else { 0 };
+                run.write(DATA + 64, u64::from(flags));
             }
             UserExit::System { kind, flags } => {
                 reason(run, rb::KVM_EXIT_SYSTEM_EVENT);

@@ -11,10 +11,11 @@ use super::{
     its::{self, Accessed, Itses},
     model::trap,
     model::vgic::{
-        self, decode_sgi, fill, fold, pending_for, Affinity, Config, Dist, Ended, Global, ListRegs,
-        LrConfig, Private, Sgi, SgiReg, SgiTargets, Vcpus, DIST_SIZE, REDIST_SIZE,
+        self, decode_sgi, fill, fold,
+        frames::{self, Region},
+        pending_for, Affinity, Config, Dist, Ended, Global, ListRegs, LrConfig, Private, Sgi,
+        SgiReg, SgiTargets, Vcpus, DIST_SIZE, REDIST_SIZE,
     },
-    timer::VIRTUAL_PPI,
     Arm64,
 };
 use crate::{
@@ -87,28 +88,22 @@ impl Cpu {
 }
 
 impl Cpu {
-    /// The host's virtual timer is behind the guest's.
+    /// The host's virtual timer is behind the guest's PPI.
     ///
     /// # Errors
     /// `EINVAL`: its number cannot be of a PPI.
-    pub(crate) fn map_timer(&self, host_intid: u32) -> Result {
+    pub(crate) fn map_timer(&self, ppi: u32, host_intid: u32) -> Result {
         let pintid = u16::try_from(host_intid)?;
-        let mapped = self.state.lock().private.map_ppi(VIRTUAL_PPI, Some(pintid));
+        let mapped = self.state.lock().private.map_ppi(ppi, Some(pintid));
         mapped.map_err(|_| EINVAL)
     }
-}
-
-/// A range of redistributors, one after the other.
-#[derive(Clone, Copy)]
-pub(crate) struct Region {
-    base: u64,
-    /// How many; 0: as many as there are vCPUs.
-    count: u32,
 }
 
 /// What user space says before it is initialized.
 struct Setup {
     nr_irqs: u32,
+    /// GICD_IIDR.Revision
+    revision: u8,
     regions: KVec<Region>,
 }
 
@@ -153,7 +148,7 @@ impl Gic {
                 sources,
                 hw: LrConfig::from_vtr(insn::ich_vtr()),
                 created: AtomicBool::new(false),
-                setup <- new_mutex!(Setup { nr_irqs: 0, regions: KVec::new() }, "rkvm::Gic::setup"),
+                setup <- new_mutex!(Setup { nr_irqs: 0, revision: 3, regions: KVec::new() }, "rkvm::Gic::setup"),
                 dist: SetOnce::new(),
                 global: AtomicU32::new(0),
                 dist_base: AtomicU64::new(NOWHERE),
@@ -176,6 +171,33 @@ impl Gic {
     /// What the hardware's CPU interface can do.
     pub(crate) fn hw(&self) -> &LrConfig {
         &self.hw
+    }
+
+    /// The VM has one, whether it is initialized or not.
+    #[inline]
+    pub(crate) fn is_created(&self) -> bool {
+        self.created.load(Ordering::Acquire)
+    }
+
+    /// Looks, before a vCPU runs for the first time, whether all of it has been said. `limit`: the
+    /// end of guest-physical memory.
+    ///
+    /// # Errors
+    /// `ENXIO`: a frame has no address. `EINVAL`: frames overlap. `EBUSY`: it is not initialized.
+    pub(crate) fn check(&self, limit: u64) -> Result {
+        if !self.is_created() {
+            return Ok(());
+        }
+        let setup = self.setup.lock();
+        frames::ready(&setup.regions, self.vcpus.len(), self.dist_base(), limit)?;
+        if !self.is_ready() {
+            return Err(trace::refuse(EBUSY, c"the GIC is not initialized"));
+        }
+        Ok(())
+    }
+
+    fn dist_base(&self) -> Option<u64> {
+        Some(self.dist_base.load(Ordering::Acquire)).filter(|b| *b != NOWHERE)
     }
 
     /// Guests have it.
@@ -479,7 +501,7 @@ pub(crate) mod attr {
             }
             (rb::KVM_DEV_ARM_VGIC_GRP_ADDR, attr) => {
                 let v: u64 = user::get(arg)?;
-                set_address(gic, attr, v)
+                set_address(gic, attr, v, limit(vm))
             }
             (rb::KVM_DEV_ARM_VGIC_GRP_CTRL, attr)
                 if attr == u64::from(rb::KVM_DEV_ARM_VGIC_CTRL_INIT) =>
@@ -498,7 +520,15 @@ pub(crate) mod attr {
             }
             (rb::KVM_DEV_ARM_VGIC_GRP_DIST_REGS, attr) => {
                 let v: u32 = user::get(arg)?;
-                let done = gic.with_dist(|d| match d.user_write(attr & 0xffff_ffff, v) {
+                let offset = attr & 0xffff_ffff;
+                if !gic.is_ready() {
+                    return set_early(gic, offset, v);
+                }
+                // What the distributor can do is fixed by now.
+                if offset == vgic::gicd::TYPER2 && get_dist(gic, offset)? != v {
+                    return Err(trace::refuse(EBUSY, c"the GIC is initialized"));
+                }
+                let done = gic.with_dist(|d| match d.user_write(offset, v) {
                     Ok(ring) => (Ok(()), ring),
                     Err(e) => (Err(e), Vcpus::NONE),
                 });
@@ -554,8 +584,76 @@ pub(crate) mod attr {
     fn cpu_of(gic: &Gic, attr: u64) -> Result<&Cpu> {
         // Aff3 to Aff0 side by side.
         let affinity = Affinity::from_bits(u32::try_from(attr >> 32).unwrap_or(0));
-        gic.at(affinity)
-            .ok_or_else(|| trace::invalid(c"no vCPU has this affinity"))
+        let cpu = gic.at(affinity);
+        let cpu = cpu.ok_or_else(|| trace::invalid(c"no vCPU has this affinity"))?;
+        if !gic.is_ready() {
+            return Err(trace::refuse(EBUSY, c"the GIC is not initialized"));
+        }
+        Ok(cpu)
+    }
+
+    /// The end of guest-physical memory.
+    fn limit(vm: &Vm<Arm64>) -> u64 {
+        1u64.checked_shl(vm.memory.config().gpa_bits)
+            .unwrap_or(u64::MAX)
+    }
+
+    /// A distributor as it is going to be.
+    fn preview(setup: &Setup) -> Result<Dist> {
+        let config = Config {
+            nr_irqs: 64,
+            revision: setup.revision,
+            its: false,
+        };
+        Dist::new(config, [Affinity::from_bits(0)].into_iter()).map_err(|_| ENOMEM)
+    }
+
+    /// GICD_IIDR and GICD_TYPER2 say what the distributor is to be, before it is initialized.
+    fn set_early(gic: &Gic, offset: u64, v: u32) -> Result {
+        let mut setup = gic.setup.lock();
+        if !matches!(offset, vgic::gicd::IIDR | vgic::gicd::TYPER2) {
+            return Err(trace::refuse(EBUSY, c"the GIC is not initialized"));
+        }
+        let mut dist = preview(&setup)?;
+        let _ = dist.user_write(offset, v)?;
+        setup.revision = dist.global().revision;
+        Ok(())
+    }
+
+    /// A register of the distributor.
+    fn get_dist(gic: &Gic, offset: u64) -> Result<u32> {
+        match gic.with_dist(|d| (d.user_read(offset), Vcpus::NONE)) {
+            Some(v) => Ok(v?),
+            None if matches!(offset, vgic::gicd::IIDR | vgic::gicd::TYPER2) => {
+                Ok(preview(&gic.setup.lock())?.user_read(offset)?)
+            }
+            None => Err(trace::refuse(EBUSY, c"the GIC is not initialized")),
+        }
+    }
+
+    impl From<frames::FrameError> for Error {
+        fn from(e: frames::FrameError) -> Self {
+            match e {
+                frames::FrameError::Invalid => {
+                    trace::invalid(c"the frame is not aligned, overlaps, or comes out of order")
+                }
+                frames::FrameError::Exists => {
+                    trace::refuse(EEXIST, c"the frame has an address already")
+                }
+                frames::FrameError::TooBig => {
+                    trace::refuse(E2BIG, c"the frame is beyond guest-physical memory")
+                }
+            }
+        }
+    }
+
+    impl From<frames::NotReady> for Error {
+        fn from(e: frames::NotReady) -> Self {
+            match e {
+                frames::NotReady::Missing => trace::refuse(ENXIO, c"a frame has no address"),
+                frames::NotReady::Misplaced => trace::invalid(c"frames overlap"),
+            }
+        }
     }
 
     impl From<vgic::RegError> for Error {
@@ -581,15 +679,11 @@ pub(crate) mod attr {
                 let n = gic.setup.lock().nr_irqs;
                 user::put(arg, &n)
             }
-            rb::KVM_DEV_ARM_VGIC_GRP_ADDR
-                if offset == u64::from(rb::KVM_VGIC_V3_ADDR_TYPE_DIST) =>
-            {
-                user::put(arg, &gic.dist_base.load(Ordering::Acquire))
+            rb::KVM_DEV_ARM_VGIC_GRP_ADDR => {
+                let v = address(gic, a.attr, arg)?;
+                user::put(arg, &v)
             }
-            rb::KVM_DEV_ARM_VGIC_GRP_DIST_REGS => {
-                let v = gic.with_dist(|d| (d.user_read(offset), Vcpus::NONE));
-                user::put(arg, &v.ok_or(EBUSY)??)
-            }
+            rb::KVM_DEV_ARM_VGIC_GRP_DIST_REGS => user::put(arg, &get_dist(gic, offset)?),
             rb::KVM_DEV_ARM_VGIC_GRP_REDIST_REGS => {
                 let cpu = cpu_of(gic, a.attr)?;
                 let v = cpu.state.lock().private.user_read(offset, gic.global())?;
@@ -660,48 +754,55 @@ pub(crate) mod attr {
         }
     }
 
-    fn set_address(gic: &Gic, attr: u64, v: u64) -> Result {
-        const ALIGN: u64 = 0xffff;
-        let taken = || trace::refuse(EEXIST, c"the frame has an address already");
+    /// A frame's address; for regions the index is read from `arg` first.
+    fn address(gic: &Gic, attr: u64, arg: usize) -> Result<u64> {
+        let setup = gic.setup.lock();
         match u32::try_from(attr).unwrap_or(u32::MAX) {
-            rb::KVM_VGIC_V3_ADDR_TYPE_DIST => {
-                if v & ALIGN != 0 {
-                    return Err(trace::invalid(c"frames are aligned to 64 KiB"));
+            rb::KVM_VGIC_V3_ADDR_TYPE_DIST => Ok(gic.dist_base.load(Ordering::Acquire)),
+            rb::KVM_VGIC_V3_ADDR_TYPE_REDIST => match setup.regions.first() {
+                None => Ok(NOWHERE),
+                Some(r) if r.is_single() => Ok(r.base()),
+                Some(_) => Err(trace::invalid(c"the redistributors are in regions")),
+            },
+            rb::KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION => {
+                let index = user::get::<u64>(arg)? & 0xfff;
+                let region = usize::try_from(index)
+                    .ok()
+                    .and_then(|i| setup.regions.get(i));
+                match region {
+                    None => Err(trace::refuse(ENOENT, c"no such region")),
+                    Some(r) if r.is_single() => Err(trace::invalid(c"there are no regions")),
+                    Some(r) => Ok(r.attr(index)),
                 }
-                gic.dist_base
-                    .compare_exchange(NOWHERE, v, Ordering::AcqRel, Ordering::Relaxed)
-                    .map_err(|_| taken())?;
-                Ok(())
-            }
-            kind @ (rb::KVM_VGIC_V3_ADDR_TYPE_REDIST | rb::KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION) => {
-                let mut setup = gic.setup.lock();
-                let region = if kind == rb::KVM_VGIC_V3_ADDR_TYPE_REDIST {
-                    if !setup.regions.is_empty() {
-                        return Err(taken());
-                    }
-                    Region { base: v, count: 0 }
-                } else {
-                    // Bits 63:52 the number, 15:12 flags, 11:0 the index.
-                    let count = u32::try_from(v >> 52).unwrap_or(0);
-                    if count == 0 || v & 0xf000 != 0 || v & 0xfff != setup.regions.len() as u64 {
-                        return Err(trace::invalid(c"regions come in order, and hold something"));
-                    }
-                    Region {
-                        base: v & 0x000f_ffff_ffff_0000,
-                        count,
-                    }
-                };
-                if region.base & ALIGN != 0 {
-                    return Err(trace::invalid(c"frames are aligned to 64 KiB"));
-                }
-                setup.regions.push(region, GFP_KERNEL_ACCOUNT)?;
-                if gic.is_ready() {
-                    place(gic, &setup);
-                }
-                Ok(())
             }
             _ => Err(trace::refuse(ENXIO, c"no such frame")),
         }
+    }
+
+    fn set_address(gic: &Gic, attr: u64, v: u64, limit: u64) -> Result {
+        let mut setup = gic.setup.lock();
+        let region = match u32::try_from(attr).unwrap_or(u32::MAX) {
+            rb::KVM_VGIC_V3_ADDR_TYPE_DIST => {
+                if gic.dist_base().is_some() {
+                    return Err(frames::FrameError::Exists.into());
+                }
+                frames::check(v, DIST_SIZE, limit)?;
+                gic.dist_base.store(v, Ordering::Release);
+                return Ok(());
+            }
+            rb::KVM_VGIC_V3_ADDR_TYPE_REDIST => {
+                Region::single(v, &setup.regions, gic.vcpus.len(), limit)?
+            }
+            rb::KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION => {
+                Region::indexed(v, &setup.regions, gic.dist_base(), limit)?
+            }
+            _ => return Err(trace::refuse(ENXIO, c"no such frame")),
+        };
+        setup.regions.push(region, GFP_KERNEL_ACCOUNT)?;
+        if gic.is_ready() {
+            place(gic, &setup);
+        }
+        Ok(())
     }
 
     /// The VM's `creating` is held: there come no more vCPUs.
@@ -725,7 +826,7 @@ pub(crate) mod attr {
                 } else {
                     setup.nr_irqs
                 },
-                revision: 3,
+                revision: setup.revision,
                 its: gic.itses.any(),
             },
             affinities.iter().copied(),
@@ -747,18 +848,11 @@ pub(crate) mod attr {
     /// Gives the vCPUs their frames, as far as there are regions: these may come before and after
     /// the controller is initialized.
     fn place(gic: &Gic, setup: &Setup) {
-        let n = gic.vcpus.len();
-        let mut frames = setup.regions.iter().flat_map(|r| {
-            let count = if r.count == 0 { n } else { r.count };
-            (0..count).map(move |i| (r.base + u64::from(i) * REDIST_SIZE, i + 1 == count))
-        });
-        for c in gic.vcpus.iter() {
-            let Some((base, last)) = frames.next() else {
-                break;
-            };
+        let all = frames::redistributors(&setup.regions, gic.vcpus.len());
+        for (c, base) in gic.vcpus.iter().zip(all.clone()) {
             let cpu = &*c.shared.gic;
             cpu.redist.store(base, Ordering::Release);
-            let last = last || c.index + 1 == n;
+            let last = frames::is_last(base, all.clone());
             cpu.state.lock().private.set_last(last);
         }
     }

@@ -12,6 +12,8 @@
 #include <linux/of.h>
 #include <linux/of_irq.h>
 #include <linux/random.h>
+#include <linux/sched.h>
+#include <linux/timekeeping.h>
 #include <linux/stddef.h>
 #include <asm/arch_gicv3.h>
 #include <asm/cacheflush.h>
@@ -135,6 +137,21 @@ u64 rkvm_arm64_ccsidr(u32 select)
 void rkvm_arm64_random(u64 *words, size_t n)
 {
 	get_random_bytes(words, n * sizeof(*words));
+}
+
+u64 rkvm_arm64_run_delay(void)
+{
+	return READ_ONCE(current->sched_info.run_delay);
+}
+
+bool rkvm_arm64_clock(u64 *ns, u64 *count)
+{
+	struct system_time_snapshot now;
+
+	ktime_get_snapshot_id(CLOCK_REALTIME, &now);
+	*ns = ktime_to_ns(now.systime);
+	*count = now.cycles;
+	return now.valid && now.cs_id == CSID_ARM_ARCH_COUNTER;
 }
 
 /* TLBI by VMID works on the one that is loaded, and as TGE says. */

@@ -375,6 +375,20 @@ pub(crate) fn random() -> [u64; 3] {
     words
 }
 
+/// How long this thread has wanted to run and could not, in ns.
+pub(crate) fn run_delay() -> u64 {
+    // SAFETY: Reads a word of the current task.
+    unsafe { rb::rkvm_arm64_run_delay() }
+}
+
+/// The time since the epoch, in ns, and the counter (CNTPCT_EL0) then; `None` if the host's clock does
+/// not run by it.
+pub(crate) fn clock() -> Option<(u64, u64)> {
+    let (mut ns, mut count) = (0, 0);
+    // SAFETY: Fills both.
+    unsafe { rb::rkvm_arm64_clock(&mut ns, &mut count) }.then_some((ns, count))
+}
+
 /// CPTR_EL2's form and HCR_EL2 show a kernel at EL2 with VHE.
 pub(crate) fn in_hyp() -> bool {
     // SAFETY: Reads CurrentEL, and notes VBAR.

@@ -2,7 +2,7 @@
 
 //! arm64's own ioctls, by kind of descriptor.
 
-use super::{abi, gic, its, onereg, shared::power, vcpu::Vcpu, Arm64};
+use super::{abi, attr, gic, its, onereg, shared::power, vcpu::Vcpu, Arm64};
 use crate::{
     abi::user,
     bindings as rb,
@@ -25,8 +25,22 @@ fn unknown() -> Result<isize> {
 
 /// An ioctl of a VM.
 pub(crate) fn vm(vm: &Arc<Vm<Arm64>>, cmd: u32, arg: usize) -> Result<isize> {
-    let _ = vm;
+    if let Some((what, a)) = Attr::of(cmd, arg)? {
+        attr::vm(vm, what, &a)?;
+        return Ok(0);
+    }
     match cmd {
+        abi::ARM_SET_COUNTER_OFFSET => {
+            let o: rb::kvm_arm_counter_offset = user::get(arg)?;
+            if o.reserved != 0 {
+                return Err(trace::invalid(c"reserved words are to be zero"));
+            }
+            let v = &vm.family;
+            v.counter_offset.store(o.counter_offset, Ordering::Relaxed);
+            v.physical_offset.store(o.counter_offset, Ordering::Relaxed);
+            v.offset_fixed.store(true, Ordering::Relaxed);
+            Ok(0)
+        }
         abi::ARM_PREFERRED_TARGET => {
             let mut init: rb::kvm_vcpu_init = user::zeroed();
             init.target = TARGET;
@@ -58,6 +72,11 @@ pub(crate) fn vcpu(ctx: &mut Ctx<'_, Arm64>, cmd: u32, arg: usize) -> Result<isi
     }
     if !ctx.vcpu.initialized {
         return Err(trace::refuse(ENOEXEC, c"KVM_ARM_VCPU_INIT comes first"));
+    }
+    ctx.vcpu.gic = ctx.vm.controller.is_created();
+    if let Some((what, a)) = Attr::of(cmd, arg)? {
+        attr::vcpu(ctx, what, &a)?;
+        return Ok(0);
     }
     match cmd {
         abi::GET_ONE_REG => onereg::one(ctx, &user::get(arg)?, false)?,

@@ -3,6 +3,7 @@
 //! arm64 with VHE: the kernel runs at EL2, guests at EL1.
 
 mod abi;
+mod attr;
 mod exit;
 mod gic;
 mod host;
@@ -21,6 +22,7 @@ mod onereg;
 mod psci;
 mod run;
 mod shared;
+mod stolen;
 mod sysreg;
 mod timer;
 mod vcpu;
@@ -204,7 +206,6 @@ impl Family for Arm64 {
         }
         let v = vcpu::Vcpu::new(&vm.family, vm.memory.root(), &vm.memory.config(), id, kick)?;
         let gic = gic::Cpu::new(id, index, vm.controller.hw(), kick)?;
-        gic.map_timer(vm.family.host.irqs.vtimer_intid)?;
         let power = Power {
             state: AtomicU64::new(power::OFF),
             entry: AtomicU64::new(0),
@@ -224,6 +225,10 @@ impl Family for Arm64 {
     fn resume(ctx: &mut Ctx<'_, Self>) -> Result<Next<UserExit>> {
         if !ctx.vcpu.initialized {
             return Err(trace::refuse(ENOEXEC, c"KVM_ARM_VCPU_INIT comes first"));
+        }
+        if !ctx.vcpu.started {
+            ctx.vcpu.gic = ctx.vm.controller.is_created();
+            attr::first_run(ctx)?;
         }
         if let Some(r) = ctx.vcpu.mmio.take() {
             let run = ctx.core.run_page().ok_or(EIO)?;
@@ -266,6 +271,9 @@ impl Family for Arm64 {
             ctx.vcpu.waiting = false;
         }
         ctx.vcpu.set_alarm(&vm.family, false);
+        if ctx.vcpu.stolen.due() {
+            ctx.vcpu.stolen.tell(&vm.memory.read());
+        }
         Ok(Poll::Run)
     }
 

@@ -13,6 +13,7 @@ use super::{
     Arm64,
 };
 use crate::{abi::user, bindings as rb, family::Ctx, host::trace};
+use core::sync::atomic::Ordering;
 use kernel::{
     prelude::*,
     uaccess::{UserPtr, UserSlice},
@@ -140,6 +141,11 @@ fn write(v: &mut Vcpu, vm: &VmState, reg: Register, bytes: &[u8]) -> Result {
                     let version = Version::choose(w, v.psci_0_2());
                     fw.psci =
                         Some(version.ok_or_else(|| trace::invalid(c"no such version of PSCI"))?);
+                }
+                _ if fw.services.get(f).is_some_and(|old| old != w)
+                    && vm.ran.load(Ordering::Acquire) =>
+                {
+                    return Err(trace::refuse(EBUSY, c"a vCPU has run"));
                 }
                 _ if fw.services.get(f).is_some() => fw
                     .services

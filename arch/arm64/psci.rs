@@ -19,8 +19,8 @@ use crate::{
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 
-/// A call of the guest's; its PC is behind the instruction already.
-pub(crate) fn call(ctx: &mut Ctx<'_, Arm64>) -> Result<Next<UserExit>> {
+/// A call of the guest's, by SMC or HVC; its PC is behind the instruction already.
+pub(crate) fn call(ctx: &mut Ctx<'_, Arm64>, smc: bool) -> Result<Next<UserExit>> {
     let v = &*ctx.vcpu;
     let call = Call::new([v.x(0), v.x(1), v.x(2), v.x(3)]);
     let vm = ctx.vm.clone();
@@ -34,7 +34,7 @@ pub(crate) fn call(ctx: &mut Ctx<'_, Arm64>) -> Result<Next<UserExit>> {
             filter: &firmware.filter,
             mitigations: firmware.mitigations,
             system_suspend: vm.family.system_suspend.load(Ordering::Relaxed),
-            stolen_time: None,
+            stolen_time: v.stolen.base(),
         };
         smccc::decide(&call, &context)
     };
@@ -45,11 +45,23 @@ pub(crate) fn call(ctx: &mut Ctx<'_, Arm64>) -> Result<Next<UserExit>> {
             let words = super::insn::random();
             reply(ctx, r.answer(words));
         }
-        Outcome::Ptp { .. } => reply(ctx, smccc::ptp_answer(None)),
-        Outcome::StolenTime(_) => reply(ctx, [smccc::code::NOT_SUPPORTED, 0, 0, 0]),
+        Outcome::Ptp { physical } => {
+            let offset = match physical {
+                true => &vm.family.physical_offset,
+                false => &vm.family.counter_offset,
+            };
+            let offset = offset.load(Ordering::Relaxed);
+            let time = super::insn::clock().map(|(ns, count)| (ns, count.wrapping_sub(offset)));
+            reply(ctx, smccc::ptp_answer(time));
+        }
+        Outcome::StolenTime(base) => {
+            ctx.vcpu.stolen.begin(&vm.memory.read(), base);
+            reply(ctx, [base, 0, 0, 0]);
+        }
         Outcome::Forward => {
             return Ok(Next::ToUser(UserExit::Hypercall {
                 nr: u64::from(call.fid),
+                smc,
             }))
         }
     }

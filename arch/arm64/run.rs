@@ -15,7 +15,7 @@ use super::{
     psci, Arm64,
 };
 use crate::{
-    abi::exit::Common,
+    abi::exit::{Common, WriteRun},
     bindings as rb,
     family::{Ctx, Next, Step},
     host::trace,
@@ -116,11 +116,11 @@ pub(crate) fn handle(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, exit: Slow) -> A
             }
             REENTER
         }
-        Syndrome::Hvc(_) => psci::call(ctx),
+        Syndrome::Hvc(_) => psci::call(ctx, false),
         Syndrome::Smc(_) => {
             // Its PC is that of the instruction.
             ctx.vcpu.advance();
-            psci::call(ctx)
+            psci::call(ctx, true)
         }
         Syndrome::Sysreg(a) => {
             sysreg(ctx, a);
@@ -169,10 +169,15 @@ fn slow_fault(
     let outcome = match vm.memory.fault(view, gpa, access, &mut ctx.vcpu.cache) {
         Ok(o) => o,
         Err(e) if e == EFAULT => {
-            return Ok(Next::ToUser(UserExit::Common(Common::MemoryFault {
-                gpa: gpa & !0xfff,
-                size: 4096,
-            })))
+            trace::guest_error(c"no memory behind a slot; gpa", gpa, 0);
+            if let Some(run) = ctx.core.run_page() {
+                Common::MemoryFault {
+                    gpa: gpa & !0xfff,
+                    size: 0x1000,
+                }
+                .write(run);
+            }
+            return Err(EFAULT);
         }
         Err(e) => return Err(e),
     };

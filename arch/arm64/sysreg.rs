@@ -49,7 +49,7 @@ pub(crate) fn access(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
 fn read(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class) -> Option<u64> {
     let v = &mut *ctx.vcpu;
     Some(match class {
-        Class::Id => id_register(r),
+        Class::Id => id_register(r, v.gic),
         Class::Implementation => implementation(r),
         Class::Actlr | Class::DebugAuth => 0,
         Class::Clidr => insn::clidr(),
@@ -92,7 +92,7 @@ fn write(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class, value: u64) -> bool 
 fn timer(v: &Vcpu, vm: &VmState, t: Timer, reg: TimerReg) -> u64 {
     let (timer, count) = match t {
         Timer::Virtual => (&v.timer, vm.counter()),
-        Timer::Physical => (&v.physical, v.physical_count()),
+        Timer::Physical => (&v.physical, vm.physical_count()),
     };
     match reg {
         TimerReg::Count => count,
@@ -105,7 +105,7 @@ fn timer(v: &Vcpu, vm: &VmState, t: Timer, reg: TimerReg) -> u64 {
 fn set_timer(v: &mut Vcpu, vm: &VmState, t: Timer, reg: TimerReg, value: u64) {
     let count = match t {
         Timer::Virtual => vm.counter(),
-        Timer::Physical => v.physical_count(),
+        Timer::Physical => vm.physical_count(),
     };
     let timer = match t {
         Timer::Virtual => &mut v.timer,
@@ -136,15 +136,15 @@ fn implementation(r: Sysreg) -> u64 {
 }
 
 /// What guests have beside what the CPU has.
-fn id_config() -> idreg::Config {
+fn id_config(gic: bool) -> idreg::Config {
     idreg::Config {
-        gic: true,
+        gic,
         ..idreg::Config::default()
     }
 }
 
 /// An ID register, as guests have it.
-pub(crate) fn id_register(r: Sysreg) -> u64 {
+pub(crate) fn id_register(r: Sysreg, gic: bool) -> u64 {
     // (register, fields that are not given to guests yet: nobody switches their state, or turns them on)
     const HIDDEN: &[(Sysreg, u64)] = &[
         (Sysreg::ID_AA64MMFR3_EL1, !0),
@@ -155,7 +155,7 @@ pub(crate) fn id_register(r: Sysreg) -> u64 {
     if idreg::index(r).is_none() {
         return 0;
     }
-    let v = idreg::guest_value(r, insn::ftr(r), &id_config());
+    let v = idreg::guest_value(r, insn::ftr(r), &id_config(gic));
     let hidden = HIDDEN.iter().find(|(reg, _)| *reg == r);
     v & !hidden.map_or(0, |(_, bits)| *bits)
 }
@@ -164,9 +164,9 @@ impl Vcpu {
     /// What registers it has.
     pub(crate) fn register_features(&self) -> Features {
         Features {
-            gic: true,
+            gic: self.gic,
             // Registers of what ID registers do not show are undefined.
-            ..idreg::features(id_register, &id_config())
+            ..idreg::features(|r| id_register(r, self.gic), &id_config(self.gic))
         }
     }
 
@@ -182,7 +182,7 @@ impl Vcpu {
     pub(crate) fn user_sysreg(&mut self, vm: &VmState, r: Sysreg) -> Result<u64> {
         let row = trap::find(r).ok_or(ENOENT)?;
         Ok(match row.class {
-            Class::Id => id_register(r),
+            Class::Id => id_register(r, self.gic),
             Class::Implementation => implementation(r),
             Class::Clidr => insn::clidr(),
             Class::Timer(t, reg) => timer(self, vm, t, reg),
@@ -205,9 +205,15 @@ impl Vcpu {
                     ));
                 }
             }
-            Class::Timer(Timer::Virtual, TimerReg::Count) => vm
-                .counter_offset
-                .store(insn::counter().wrapping_sub(value), Ordering::Relaxed),
+            // Silently: a VMM that has moved both counters may still write them all.
+            Class::Timer(_, TimerReg::Count) if vm.offset_fixed.load(Ordering::Relaxed) => {}
+            Class::Timer(t, TimerReg::Count) => {
+                let offset = match t {
+                    Timer::Virtual => &vm.counter_offset,
+                    Timer::Physical => &vm.physical_offset,
+                };
+                offset.store(insn::counter().wrapping_sub(value), Ordering::Relaxed);
+            }
             Class::Timer(t, reg) => set_timer(self, vm, t, reg, value),
             _ => *self.sys(r).ok_or(ENOENT)? = value,
         }

@@ -6,7 +6,7 @@
 use super::{host::Host, insn::Timer, vcpu::Vcpu, vm::VmState};
 use crate::arch::arm64::gic;
 
-/// The virtual timer's PPI.
+/// The virtual timer's PPI, unless user space chooses another.
 pub(crate) const VIRTUAL_PPI: u32 = 27;
 /// The physical timer's.
 pub(crate) const PHYSICAL_PPI: u32 = 30;
@@ -47,22 +47,18 @@ fn to_ns(host: &Host, counts: u64) -> u64 {
 }
 
 impl Vcpu {
-    /// The count that the guest's physical timer sees.
-    pub(crate) fn physical_count(&self) -> u64 {
-        super::insn::counter()
-    }
-
     /// Tells the interrupt controller the level of both lines. Outside of a section.
     pub(crate) fn update_timers(&self, vm: &VmState, gic: &gic::Gic, cpu: &gic::Cpu) {
-        gic.set_ppi(cpu, VIRTUAL_PPI, self.timer.line(vm.counter()));
-        gic.set_ppi(cpu, PHYSICAL_PPI, self.physical.line(self.physical_count()));
+        gic.set_ppi(cpu, vm.virtual_ppi(), self.timer.line(vm.counter()));
+        let line = self.physical.line(vm.physical_count());
+        gic.set_ppi(cpu, vm.physical_ppi(), line);
     }
 
     /// The vCPU is going to wait, or leaves the physical timer alone for a while: has the bell rung
     /// when a line rises. `all`: the virtual timer's too, which no hardware watches then.
     pub(crate) fn set_alarm(&mut self, vm: &VmState, all: bool) {
         let virt = self.timer.until(vm.counter()).filter(|_| all);
-        let phys = self.physical.until(self.physical_count());
+        let phys = self.physical.until(vm.physical_count());
         match virt.into_iter().chain(phys).min() {
             Some(counts) => self.alarm.set(to_ns(vm.host, counts)),
             None => self.alarm.clear(),

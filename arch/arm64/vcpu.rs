@@ -8,7 +8,7 @@ use super::{
     insn::{self, El1, Fp, GuestControls, HostControls, HostEl0, Timer},
     model::{esr, exception, mmio::Request, pstate, trap},
     shared::Alarm,
-    timer::VIRTUAL_PPI,
+    stolen::Stolen,
     vm::VmState,
 };
 use crate::{
@@ -47,7 +47,8 @@ const CPTR: u64 = 3 << 20 | 1 << 28 | 1 << 30;
 /// MDCR_EL2: debug registers, the PMU, trace and profiling trap; HPMN (bits 4:0) stays the host's.
 const MDCR_TRAPS: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 14 | 1 << 19;
 /// CNTHCTL_EL2 with E2H: EL1PCTEN, so that the physical counter can be read; its timer traps.
-const CNTHCTL: u64 = 1 << 10;
+const CNTHCTL: u64 = EL1PCTEN;
+const EL1PCTEN: u64 = 1 << 10;
 /// VTCR_EL2: write-back, inner shareable walks, RES1.
 const VTCR: u64 = 1 << 31 | 3 << 12 | 1 << 10 | 1 << 8;
 
@@ -64,6 +65,12 @@ pub(crate) struct Vcpu {
     host_el0: HostEl0,
     /// The virtual timer; in the CPU likewise.
     pub(crate) timer: Timer,
+    /// Stolen time.
+    pub(crate) stolen: Stolen,
+    /// It has run before.
+    pub(crate) started: bool,
+    /// The VM has a GIC: without one the guest sees none.
+    pub(crate) gic: bool,
     /// `KVM_ARM_VCPU_INIT` has been called.
     pub(crate) initialized: bool,
     /// Its features.
@@ -155,6 +162,9 @@ impl Vcpu {
             host_controls: HostControls::default(),
             host_el0: HostEl0::default(),
             timer: Timer::default(),
+            stolen: Stolen::default(),
+            started: false,
+            gic: false,
             initialized: false,
             features: 0,
             slots: KVec::from_elem(0, trap::SLOTS, GFP_KERNEL_ACCOUNT)?,
@@ -227,6 +237,11 @@ impl Vcpu {
     /// Loads the guest's state into the CPU. IRQs are off until [`Self::section_ends`].
     pub(crate) fn section_begins(&mut self, vm: &VmState, gic: &gic::Cpu) {
         self.controls.cntvoff = vm.counter_offset.load(Ordering::Relaxed);
+        // A moved physical counter cannot be read directly.
+        self.controls.cnthctl = match vm.physical_offset.load(Ordering::Relaxed) {
+            0 => CNTHCTL,
+            _ => CNTHCTL & !EL1PCTEN,
+        };
         insn::fp_begin();
         self.host_el0 = HostEl0::save();
         self.host_controls = self.controls.load();
@@ -242,7 +257,7 @@ impl Vcpu {
         self.el1.load();
         insn::fp_load(&self.fp);
         // Pending or active in the guest, it must not end the guest's run again.
-        self.vtimer_held = gic.state.lock().private.is_busy(VIRTUAL_PPI);
+        self.vtimer_held = gic.state.lock().private.is_busy(vm.virtual_ppi());
         if self.vtimer_held {
             insn::set_vtimer_active(true);
         }

@@ -9,9 +9,10 @@ use super::{
         psci::Version,
         smccc::{Filter, Mitigations, Services},
     },
+    timer::{PHYSICAL_PPI, VIRTUAL_PPI},
 };
 use crate::host::trace;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use kernel::{new_mutex, prelude::*, sync::Mutex};
 
 /// A VMID: by it the CPUs tell VMs' translations apart. It is the VM's for its life.
@@ -68,6 +69,14 @@ pub(crate) struct VmState {
     vmid: Vmid,
     /// CNTVOFF_EL2: what the counter has when the guest reads 0.
     pub(crate) counter_offset: AtomicU64,
+    /// The same of the physical counter.
+    pub(crate) physical_offset: AtomicU64,
+    /// `KVM_ARM_SET_COUNTER_OFFSET` has set both: registers do not move them any more.
+    pub(crate) offset_fixed: AtomicBool,
+    /// The timers' PPIs: the virtual one's, the physical one's (`KVM_ARM_VCPU_TIMER_CTRL`).
+    pub(crate) timer_ppis: [AtomicU32; 2],
+    /// A vCPU has run: what the firmware is and where interrupts go stays from now on.
+    pub(crate) ran: AtomicBool,
     /// The firmware that the guest calls.
     #[pin]
     pub(crate) firmware: Mutex<Firmware>,
@@ -90,6 +99,10 @@ impl VmState {
                 host,
                 vmid,
                 counter_offset: AtomicU64::new(insn::counter()),
+                physical_offset: AtomicU64::new(0),
+                offset_fixed: AtomicBool::new(false),
+                timer_ppis: [AtomicU32::new(VIRTUAL_PPI), AtomicU32::new(PHYSICAL_PPI)],
+                ran: AtomicBool::new(false),
                 firmware <- new_mutex!(Firmware::default(), "rkvm::VmState::firmware"),
                 nisv_to_user: AtomicBool::new(false),
                 system_suspend: AtomicBool::new(false),
@@ -106,5 +119,22 @@ impl VmState {
     /// The guest's virtual counter, now.
     pub(crate) fn counter(&self) -> u64 {
         insn::counter().wrapping_sub(self.counter_offset.load(Ordering::Relaxed))
+    }
+
+    /// The count that the guest's physical timer sees.
+    pub(crate) fn physical_count(&self) -> u64 {
+        insn::counter().wrapping_sub(self.physical_offset.load(Ordering::Relaxed))
+    }
+
+    /// The virtual timer's PPI.
+    pub(crate) fn virtual_ppi(&self) -> u32 {
+        let [ppi, _] = &self.timer_ppis;
+        ppi.load(Ordering::Relaxed)
+    }
+
+    /// The physical timer's.
+    pub(crate) fn physical_ppi(&self) -> u32 {
+        let [_, ppi] = &self.timer_ppis;
+        ppi.load(Ordering::Relaxed)
     }
 }

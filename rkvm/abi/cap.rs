@@ -55,7 +55,6 @@ pub(crate) const GENERIC: &[Cap] = caps! {
     KVM_CAP_USER_MEMORY2 = 1;
     // KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE; a log never starts with all pages dirty.
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 1;
-    KVM_CAP_MAX_VCPUS = MAX_VCPUS as i32;
 };
 
 /// The value of `number` in a table; 0 where it is not listed.

@@ -21,6 +21,7 @@ mod cpuif;
 mod deliver;
 mod dist;
 mod dist_access;
+pub mod frames;
 mod lpi;
 mod lr;
 mod private;
