@@ -7,7 +7,7 @@ FAMILY ?= svm
 LAB := tools/lab
 
 .DEFAULT_GOAL := all
-.PHONY: all modules help lab lab-clean demo check check-long lint install uninstall kernel-metadata dkms clean
+.PHONY: all modules help lab lab-clean demo check check-long selftests lint install uninstall kernel-metadata dkms clean
 
 all: modules
 
@@ -25,6 +25,7 @@ help:
 #: make install          install rkvm.ko and the udev rule for the running kernel
 #: make demo             boot a Linux guest on /dev/rkvm in an emulated computer
 #: make check            all tests that must hold; check-long: the slow ones too
+#: make selftests        the kernel's own KVM selftests, beside in-tree KVM (FAMILY=arm64)
 #: make lint             formatting, clippy, unsafe lines per room
 #: make lab              make all that the above need; lab-clean: remove it
 #: make clean            remove what was built in this checkout
@@ -46,6 +47,10 @@ check-long:
 
 bench:
 	@selftests/bench/run
+
+# TESTS='NAME...' runs only these.
+selftests:
+	@selftests/kvm/run $(FAMILY) $(TESTS)
 
 lint:
 	@$(LAB)/lint

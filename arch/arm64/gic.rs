@@ -23,7 +23,7 @@ use crate::{
     family::Ctx,
     host::{kick::Kick, trace},
     irq::{
-        routing::{Msi, Target},
+        routing::{Entry, Msi, Target},
         Controller,
     },
     memory::View,
@@ -507,7 +507,11 @@ pub(crate) mod attr {
                 if attr == u64::from(rb::KVM_DEV_ARM_VGIC_CTRL_INIT) =>
             {
                 let _creating = vm.creating.lock();
-                init(gic)
+                if gic.is_ready() {
+                    return Ok(());
+                }
+                init(gic)?;
+                vm.irq.set_routes(default_routes(gic)?)
             }
             (rb::KVM_DEV_ARM_VGIC_GRP_CTRL, attr)
                 if attr == u64::from(rb::KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES) =>
@@ -807,9 +811,6 @@ pub(crate) mod attr {
 
     /// The VM's `creating` is held: there come no more vCPUs.
     fn init(gic: &Gic) -> Result {
-        if gic.is_ready() {
-            return Ok(());
-        }
         let setup = gic.setup.lock();
         let n = gic.vcpus.len();
         if n == 0 {
@@ -843,6 +844,17 @@ pub(crate) mod attr {
         gic.dist.populate(lock);
         place(gic, &setup);
         Ok(())
+    }
+
+    /// Each shared interrupt is the gsi of its number, until user space says otherwise.
+    fn default_routes(gic: &Gic) -> Result<KVVec<Entry>> {
+        let nr = gic.with_dist(|d| (d.nr_irqs(), Vcpus::NONE)).unwrap_or(0);
+        let mut routes = KVVec::new();
+        for pin in 0..nr.saturating_sub(vgic::FIRST_SPI).min(SPIS as u32) {
+            let target = Target::Pin { chip: 0, pin };
+            routes.push(Entry { gsi: pin, target }, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(routes)
     }
 
     /// Gives the vCPUs their frames, as far as there are regions: these may come before and after

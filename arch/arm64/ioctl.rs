@@ -2,7 +2,7 @@
 
 //! arm64's own ioctls, by kind of descriptor.
 
-use super::{abi, attr, gic, its, onereg, shared::power, vcpu::Vcpu, Arm64};
+use super::{abi, attr, gic, its, onereg, psci, shared::power, vcpu::Vcpu, Arm64};
 use crate::{
     abi::user,
     bindings as rb,
@@ -73,7 +73,9 @@ pub(crate) fn vcpu(ctx: &mut Ctx<'_, Arm64>, cmd: u32, arg: usize) -> Result<isi
     if !ctx.vcpu.initialized {
         return Err(trace::refuse(ENOEXEC, c"KVM_ARM_VCPU_INIT comes first"));
     }
-    ctx.vcpu.gic = ctx.vm.controller.is_created();
+    // Until a vCPU runs, the VM may still get a GIC.
+    ctx.vcpu.gic = ctx.vm.controller.is_created() || !ctx.vm.family.ran.load(Ordering::Acquire);
+    psci::take_start(ctx);
     if let Some((what, a)) = Attr::of(cmd, arg)? {
         attr::vcpu(ctx, what, &a)?;
         return Ok(0);

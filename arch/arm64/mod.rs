@@ -249,16 +249,9 @@ impl Family for Arm64 {
         if ctx.core.kick.take() & kick::FLUSH_TLB != 0 {
             ctx.vcpu.flush = true;
         }
-        let p = &ctx.core.shared.power;
-        match p.state.load(Ordering::Acquire) {
-            power::ON => {}
-            power::STARTING => {
-                ctx.vcpu.reset();
-                ctx.vcpu.run.pc = p.entry.load(Ordering::Relaxed);
-                ctx.vcpu.set_x(0, p.context.load(Ordering::Relaxed));
-                p.state.store(power::ON, Ordering::Release);
-            }
-            _ => return Ok(Poll::Block),
+        psci::take_start(ctx);
+        if ctx.core.shared.power.state.load(Ordering::Acquire) != power::ON {
+            return Ok(Poll::Block);
         }
         let vm = ctx.vm.clone();
         let (gic, cpu) = (&*vm.controller, &*ctx.core.shared.gic);

@@ -142,6 +142,19 @@ fn power(ctx: &mut Ctx<'_, Arm64>, action: Action) -> Result<Next<UserExit>> {
     Ok(Next::Reenter)
 }
 
+/// CPU_ON was called for this vCPU: makes it what it starts as. Before it runs, and before user space
+/// looks at it.
+pub(crate) fn take_start(ctx: &mut Ctx<'_, Arm64>) {
+    let p = &ctx.core.shared.power;
+    if p.state.load(Ordering::Acquire) != power::STARTING {
+        return;
+    }
+    ctx.vcpu.reset();
+    ctx.vcpu.run.pc = p.entry.load(Ordering::Relaxed);
+    ctx.vcpu.set_x(0, p.context.load(Ordering::Relaxed));
+    p.state.store(power::ON, Ordering::Release);
+}
+
 /// CPU_ON.
 fn start(ctx: &mut Ctx<'_, Arm64>, mpidr: u64, entry: u64, context: u64) -> Target {
     let Some(c) = ctx

@@ -144,7 +144,6 @@ impl<C: Controller> Lines<C> {
             routing::Irqfd::Assign { resample } => resample,
         };
         this.controller().irqfd_ok(resample)?;
-        routing::gsi_index(args.gsi)?;
         let file = EventFile::get(args.fd)?;
         let resamplefd = match resample {
             true => Some(EventFd::get(args.resamplefd)?),
