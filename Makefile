@@ -45,7 +45,7 @@ check-long:
 	@$(LAB)/check long $(FAMILY)
 
 bench:
-	@selftests/bench/run
+	@FAMILY=$(FAMILY) selftests/bench/run
 
 lint:
 	@$(LAB)/lint
