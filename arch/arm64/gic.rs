@@ -41,6 +41,8 @@ pub(crate) struct CpuState {
     pub(crate) private: Private,
     /// What is in the CPU's list registers, or will be.
     pub(crate) lrs: ListRegs,
+    /// They are empty in the CPU too, and ICH_HCR_EL2 is as it is then. In a section only.
+    empty: bool,
 }
 
 /// A vCPU's part.
@@ -70,6 +72,7 @@ impl Cpu {
                 state <- new_spinlock_irq!(CpuState {
                     private,
                     lrs: ListRegs::default(),
+                    empty: false,
                 }, "rkvm::gic::Cpu"),
                 kick,
                 spis: AtomicBool::new(false),
@@ -222,16 +225,41 @@ impl Gic {
 
 /// What the guest's own thread does.
 impl Gic {
-    /// Before an entry: fills the list registers and loads them with the rest of the CPU interface.
-    /// IRQs are off.
+    /// A section begins: loads the CPU interface, but for the list registers. IRQs are off.
+    #[inline]
+    pub(crate) fn begin(&self, cpu: &Cpu) {
+        insn::load_cpuif(&cpu.state.lock().private.cpuif, &self.hw);
+    }
+
+    /// It ends: takes it back.
+    #[inline]
+    pub(crate) fn end(&self, cpu: &Cpu) {
+        let mut state = cpu.state.lock();
+        insn::save_cpuif(&mut state.private.cpuif, &self.hw);
+        state.empty = false;
+    }
+
+    /// Before an entry: fills the list registers, unless there is nothing for them as the last time. IRQs are off.
     #[inline]
     pub(crate) fn load(&self, cpu: &Cpu) {
         let mut state = cpu.state.lock();
-        let CpuState { private, lrs } = &mut *state;
+        let CpuState {
+            private,
+            lrs,
+            empty,
+        } = &mut *state;
+        let spis = cpu.spis.load(Ordering::Acquire);
+        if *empty {
+            if !spis && private.is_quiet() {
+                return;
+            }
+            *empty = false;
+            insn::save_vmcr(&mut private.cpuif);
+        }
         if !lrs.loaded {
             let global = self.global();
             match self.dist.as_ref() {
-                Some(lock) if cpu.spis.load(Ordering::Acquire) => {
+                Some(lock) if spis => {
                     let mut dist = lock.lock();
                     fill(private, Some(&mut dist), global, &self.hw, lrs);
                     cpu.spis
@@ -240,7 +268,7 @@ impl Gic {
                 _ => fill(private, None, global, &self.hw, lrs),
             }
         }
-        insn::load_gic(lrs, &private.cpuif, &self.hw);
+        insn::load_lrs(lrs);
     }
 
     /// After an exit: takes back what the guest left; returns the SPIs that it has ended. IRQs are off.
@@ -248,8 +276,22 @@ impl Gic {
     pub(crate) fn save(&self, cpu: &Cpu) -> Option<Ended> {
         let outcome = {
             let mut state = cpu.state.lock();
-            let CpuState { private, lrs } = &mut *state;
-            insn::save_gic(lrs, &mut private.cpuif, &self.hw);
+            let CpuState {
+                private,
+                lrs,
+                empty,
+            } = &mut *state;
+            if *empty {
+                return None;
+            }
+            if lrs.used == 0 && !lrs.overflow {
+                // Nothing can have come of it. They stay so until there is something.
+                *empty = true;
+                *lrs = ListRegs::default();
+                return None;
+            }
+            insn::save_lrs(lrs);
+            insn::save_vmcr(&mut private.cpuif);
             let folded = match self.dist.as_ref() {
                 Some(lock) if lrs.spis => {
                     let mut dist = lock.lock();
@@ -365,6 +407,29 @@ pub(crate) fn mmio(
         return Some([0; 8]);
     }
     None
+}
+
+/// The same in a section: the distributor, and reads of redistributors. What else there may be to do takes the long way.
+#[inline]
+pub(crate) fn quick_mmio(
+    ctx: &Ctx<'_, Arm64>,
+    gpa: u64,
+    len: u8,
+    write: Option<&[u8; 8]>,
+) -> Option<[u8; 8]> {
+    let gic = &*ctx.vm.controller;
+    let offset = |base: u64, size: u64| gpa.checked_sub(base).filter(|o| *o < size);
+    if let Some(at) = offset(gic.dist_base.load(Ordering::Acquire), DIST_SIZE) {
+        return gic.with_dist(|d| match write {
+            None => (d.read(at, len).to_le_bytes(), Vcpus::NONE),
+            Some(b) => ([0; 8], d.write(at, len, u64::from_le_bytes(*b))),
+        });
+    }
+    let own = &*ctx.core.shared.gic;
+    let at = offset(own.redist.load(Ordering::Acquire), REDIST_SIZE).filter(|_| write.is_none())?;
+    let global = gic.global();
+    let value = own.state.lock().private.read(at, len, global);
+    Some(value.to_le_bytes())
 }
 
 /// `KVM_IRQ_LINE`: the number packs type, vCPU and INTID (api.rst, 4.25).

@@ -17,6 +17,7 @@ mod ioctl;
 pub(crate) mod model;
 mod onereg;
 mod psci;
+mod quick;
 mod run;
 mod shared;
 mod sysreg;
@@ -280,9 +281,11 @@ impl Family for Arm64 {
     fn section_begins(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
         ctx.vcpu
             .section_begins(&ctx.vm.family, &ctx.core.shared.gic);
+        ctx.vm.controller.begin(&ctx.core.shared.gic);
     }
 
     fn section_ends(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
+        ctx.vm.controller.end(&ctx.core.shared.gic);
         ctx.vcpu.section_ends();
     }
 

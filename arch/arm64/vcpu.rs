@@ -68,6 +68,8 @@ pub(crate) struct Vcpu {
     pub(crate) initialized: bool,
     /// Its features.
     pub(crate) features: u32,
+    /// What registers it has, once a trap has asked.
+    pub(crate) gates: Option<trap::Features>,
     /// System registers that are in none of the other fields, by [`trap::slot`].
     pub(crate) slots: KVec<u64>,
     /// SPSR_abt, SPSR_und, SPSR_irq, SPSR_fiq, which no guest has.
@@ -157,6 +159,7 @@ impl Vcpu {
             timer: Timer::default(),
             initialized: false,
             features: 0,
+            gates: None,
             slots: KVec::from_elem(0, trap::SLOTS, GFP_KERNEL_ACCOUNT)?,
             spsr32: [0; 4],
             physical: Timer::default(),
@@ -178,6 +181,7 @@ impl Vcpu {
             pstate: pstate::RESET,
             ..Run::default()
         };
+        self.gates = None;
         self.fp = Fp::default();
         self.el1 = El1::default();
         for r in trap::listed(&self.register_features()) {
