@@ -13,7 +13,7 @@ use super::{
         self, decode_sgi, fill, fold, pending_for, Affinity, Config, Dist, Ended, Global, ListRegs,
         LrConfig, Private, Sgi, SgiReg, SgiTargets, Vcpus, DIST_SIZE, REDIST_SIZE,
     },
-    timer::VIRTUAL_PPI,
+    timer::{PHYSICAL_PPI, VIRTUAL_PPI},
     Arm64,
 };
 use crate::{
@@ -43,6 +43,8 @@ pub(crate) struct CpuState {
     pub(crate) lrs: ListRegs,
     /// They are empty in the CPU too, and ICH_HCR_EL2 is as it is then. In a section only.
     empty: bool,
+    /// The guest has ended the virtual timer's interrupt in this section, and the CPU with it the host's.
+    timer_ended: bool,
 }
 
 /// A vCPU's part.
@@ -73,6 +75,7 @@ impl Cpu {
                     private,
                     lrs: ListRegs::default(),
                     empty: false,
+                    timer_ended: false,
                 }, "rkvm::gic::Cpu"),
                 kick,
                 spis: AtomicBool::new(false),
@@ -231,12 +234,13 @@ impl Gic {
         insn::load_cpuif(&cpu.state.lock().private.cpuif, &self.hw);
     }
 
-    /// It ends: takes it back.
+    /// It ends: takes it back. True if the host's virtual timer, having been active, is not any more.
     #[inline]
-    pub(crate) fn end(&self, cpu: &Cpu) {
+    pub(crate) fn end(&self, cpu: &Cpu) -> bool {
         let mut state = cpu.state.lock();
         insn::save_cpuif(&mut state.private.cpuif, &self.hw);
         state.empty = false;
+        core::mem::take(&mut state.timer_ended)
     }
 
     /// Before an entry: fills the list registers, unless there is nothing for them as the last time. IRQs are off.
@@ -247,6 +251,7 @@ impl Gic {
             private,
             lrs,
             empty,
+            ..
         } = &mut *state;
         let spis = cpu.spis.load(Ordering::Acquire);
         if *empty {
@@ -280,6 +285,7 @@ impl Gic {
                 private,
                 lrs,
                 empty,
+                timer_ended,
             } = &mut *state;
             if *empty {
                 return None;
@@ -292,6 +298,8 @@ impl Gic {
             }
             insn::save_lrs(lrs);
             insn::save_vmcr(&mut private.cpuif);
+            let mut given = lrs.in_use().iter();
+            *timer_ended |= given.any(|lr| lr.intid() == VIRTUAL_PPI && lr.is_over());
             let folded = match self.dist.as_ref() {
                 Some(lock) if lrs.spis => {
                     let mut dist = lock.lock();
@@ -364,6 +372,14 @@ impl Gic {
         let core = self.vcpus.get(guess).filter(is);
         let core = core.or_else(|| self.vcpus.iter().find(is));
         core.map(|c| &*c.shared.gic)
+    }
+
+    /// Both timers' lines have these levels. Of the vCPU's own thread, which looks at them next.
+    pub(crate) fn set_timers(&self, cpu: &Cpu, virt: bool, phys: bool) {
+        let private = &mut cpu.state.lock().private;
+        // Both are PPIs.
+        let _ = private.set_ppi(VIRTUAL_PPI, virt);
+        let _ = private.set_ppi(PHYSICAL_PPI, phys);
     }
 
     /// A PPI's line changes. Any context.

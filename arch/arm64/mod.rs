@@ -285,8 +285,8 @@ impl Family for Arm64 {
     }
 
     fn section_ends(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
-        ctx.vm.controller.end(&ctx.core.shared.gic);
-        ctx.vcpu.section_ends();
+        let timer_ended = ctx.vm.controller.end(&ctx.core.shared.gic);
+        ctx.vcpu.section_ends(timer_ended);
     }
 
     fn flush_tlb(_ctx: &mut Ctx<'_, Self>) {

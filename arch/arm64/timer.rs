@@ -54,8 +54,9 @@ impl Vcpu {
 
     /// Tells the interrupt controller the level of both lines. Outside of a section.
     pub(crate) fn update_timers(&self, vm: &VmState, gic: &gic::Gic, cpu: &gic::Cpu) {
-        gic.set_ppi(cpu, VIRTUAL_PPI, self.timer.line(vm.counter()));
-        gic.set_ppi(cpu, PHYSICAL_PPI, self.physical.line(self.physical_count()));
+        let count = self.physical_count();
+        let virt = self.timer.line(vm.virtual_count(count));
+        gic.set_timers(cpu, virt, self.physical.line(count));
     }
 
     /// The vCPU is going to wait, or leaves the physical timer alone for a while: has the bell rung

@@ -254,10 +254,10 @@ impl Vcpu {
         insn::section_quiescent();
     }
 
-    /// Takes it back.
-    pub(crate) fn section_ends(&mut self) {
+    /// Takes it back. `timer_ended`: the guest has ended the virtual timer's interrupt, and so that it is active.
+    pub(crate) fn section_ends(&mut self, timer_ended: bool) {
         self.timer.save();
-        if self.vtimer_held {
+        if self.vtimer_held && !timer_ended {
             insn::set_vtimer_active(false);
         }
         insn::fp_save(&mut self.fp);

@@ -105,6 +105,11 @@ impl VmState {
 
     /// The guest's virtual counter, now.
     pub(crate) fn counter(&self) -> u64 {
-        insn::counter().wrapping_sub(self.counter_offset.load(Ordering::Relaxed))
+        self.virtual_count(insn::counter())
+    }
+
+    /// The same when the host's has this count.
+    pub(crate) fn virtual_count(&self, count: u64) -> u64 {
+        count.wrapping_sub(self.counter_offset.load(Ordering::Relaxed))
     }
 }
