@@ -46,7 +46,7 @@ check-long:
 	@$(LAB)/check long $(FAMILY)
 
 bench:
-	@selftests/bench/run
+	@FAMILY=$(FAMILY) selftests/bench/run
 
 # TESTS='NAME...' runs only these.
 selftests:

@@ -47,6 +47,10 @@ pub(crate) struct CpuState {
     pub(crate) lrs: ListRegs,
     /// How many mapped LPIs target it.
     pub(crate) lpis: usize,
+    /// They are empty in the CPU too, and ICH_HCR_EL2 is as it is then. In a section only.
+    empty: bool,
+    /// The guest has ended the virtual timer's interrupt in this section, and the CPU with it the host's.
+    timer_ended: bool,
 }
 
 /// A vCPU's part.
@@ -77,6 +81,8 @@ impl Cpu {
                     private,
                     lrs: ListRegs::default(),
                     lpis: 0,
+                    empty: false,
+                    timer_ended: false,
                 }, "rkvm::gic::Cpu"),
                 kick,
                 spis: AtomicBool::new(false),
@@ -295,16 +301,43 @@ impl Gic {
 
 /// What the guest's own thread does.
 impl Gic {
-    /// Before an entry: fills the list registers and loads them with the rest of the CPU interface.
-    /// IRQs are off.
+    /// A section begins: loads the CPU interface, but for the list registers. IRQs are off.
+    #[inline]
+    pub(crate) fn begin(&self, cpu: &Cpu) {
+        insn::load_cpuif(&cpu.state.lock().private.cpuif, &self.hw);
+    }
+
+    /// It ends: takes it back. True if the host's virtual timer, having been active, is not any more.
+    #[inline]
+    pub(crate) fn end(&self, cpu: &Cpu) -> bool {
+        let mut state = cpu.state.lock();
+        insn::save_cpuif(&mut state.private.cpuif, &self.hw);
+        state.empty = false;
+        core::mem::take(&mut state.timer_ended)
+    }
+
+    /// Before an entry: fills the list registers, unless there is nothing for them as the last time. IRQs are off.
     #[inline]
     pub(crate) fn load(&self, cpu: &Cpu) {
         let mut state = cpu.state.lock();
-        let CpuState { private, lrs, .. } = &mut *state;
+        let CpuState {
+            private,
+            lrs,
+            empty,
+            ..
+        } = &mut *state;
+        let spis = cpu.spis.load(Ordering::Acquire);
+        if *empty {
+            if !spis && private.is_quiet() {
+                return;
+            }
+            *empty = false;
+            insn::save_vmcr(&mut private.cpuif);
+        }
         if !lrs.loaded {
             let global = self.global();
             match self.dist.as_ref() {
-                Some(lock) if cpu.spis.load(Ordering::Acquire) => {
+                Some(lock) if spis => {
                     let mut dist = lock.lock();
                     fill(private, Some(&mut dist), global, &self.hw, lrs);
                     cpu.spis
@@ -313,7 +346,7 @@ impl Gic {
                 _ => fill(private, None, global, &self.hw, lrs),
             }
         }
-        insn::load_gic(lrs, &private.cpuif, &self.hw);
+        insn::load_lrs(lrs);
     }
 
     /// After an exit: takes back what the guest left; returns the SPIs that it has ended. IRQs are off.
@@ -321,8 +354,27 @@ impl Gic {
     pub(crate) fn save(&self, cpu: &Cpu) -> Option<Ended> {
         let outcome = {
             let mut state = cpu.state.lock();
-            let CpuState { private, lrs, .. } = &mut *state;
-            insn::save_gic(lrs, &mut private.cpuif, &self.hw);
+            let CpuState {
+                private,
+                lrs,
+                empty,
+                timer_ended,
+                ..
+            } = &mut *state;
+            if *empty {
+                return None;
+            }
+            if lrs.used == 0 && !lrs.overflow {
+                // Nothing can have come of it. They stay so until there is something.
+                *empty = true;
+                *lrs = ListRegs::default();
+                return None;
+            }
+            insn::save_lrs(lrs);
+            insn::save_vmcr(&mut private.cpuif);
+            let mut given = lrs.in_use().iter();
+            // Only the virtual timer has a physical interrupt.
+            *timer_ended |= given.any(|lr| lr.pintid().is_some() && lr.is_over());
             let folded = match self.dist.as_ref() {
                 Some(lock) if lrs.spis => {
                     let mut dist = lock.lock();
@@ -397,6 +449,15 @@ impl Gic {
         core.map(|c| &*c.shared.gic)
     }
 
+    /// The timers' lines, each with its PPI, have these levels. Of the vCPU's own thread, which looks at them next.
+    pub(crate) fn set_timers(&self, cpu: &Cpu, lines: [(u32, bool); 2]) {
+        let private = &mut cpu.state.lock().private;
+        for (ppi, level) in lines {
+            // It is a PPI: user space can choose no other.
+            let _ = private.set_ppi(ppi, level);
+        }
+    }
+
     /// A PPI's line changes. Any context.
     pub(crate) fn set_ppi(&self, cpu: &Cpu, intid: u32, level: bool) {
         let ring = cpu.state.lock().private.set_ppi(intid, level);
@@ -446,6 +507,29 @@ pub(crate) fn mmio(
         return Some(done.map(|()| Accessed::Done([0; 8])));
     }
     its::mmio(gic, view, gpa, len, write)
+}
+
+/// The same in a section: the distributor, and reads of redistributors. What else there may be to do takes the long way.
+#[inline]
+pub(crate) fn quick_mmio(
+    ctx: &Ctx<'_, Arm64>,
+    gpa: u64,
+    len: u8,
+    write: Option<&[u8; 8]>,
+) -> Option<[u8; 8]> {
+    let gic = &*ctx.vm.controller;
+    let offset = |base: u64, size: u64| gpa.checked_sub(base).filter(|o| *o < size);
+    if let Some(at) = offset(gic.dist_base.load(Ordering::Acquire), DIST_SIZE) {
+        return gic.with_dist(|d| match write {
+            None => (d.read(at, len).to_le_bytes(), Vcpus::NONE),
+            Some(b) => ([0; 8], d.write(at, len, u64::from_le_bytes(*b))),
+        });
+    }
+    let own = &*ctx.core.shared.gic;
+    let at = offset(own.redist.load(Ordering::Acquire), REDIST_SIZE).filter(|_| write.is_none())?;
+    let global = gic.global();
+    let value = own.state.lock().private.read(at, len, global);
+    Some(value.to_le_bytes())
 }
 
 /// `KVM_IRQ_LINE`: the number packs type, vCPU and INTID (api.rst, 4.25).

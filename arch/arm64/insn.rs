@@ -574,9 +574,9 @@ fn read_lr(n: usize) -> u64 {
     }
 }
 
-/// Hands the virtual CPU interface to the guest.
+/// Hands the virtual CPU interface to the guest, but for its list registers. A section begins.
 #[inline]
-pub(crate) fn load_gic(lrs: &ListRegs, cpu: &CpuIf, hw: &LrConfig) {
+pub(crate) fn load_cpuif(cpu: &CpuIf, hw: &LrConfig) {
     // The guest has system registers only (ICC_SRE_EL1).
     msr!("S3_0_C12_C12_5", 7);
     msr!("S3_4_C12_C11_7", u64::from(cpu.vmcr.0));
@@ -594,24 +594,12 @@ pub(crate) fn load_gic(lrs: &ListRegs, cpu: &CpuIf, hw: &LrConfig) {
         msr!("S3_4_C12_C8_3", u64::from(a3));
         msr!("S3_4_C12_C9_3", u64::from(b3));
     }
-    for (n, lr) in lrs.in_use().iter().enumerate() {
-        write_lr(n, lr.0);
-    }
-    msr!("S3_4_C12_C11_0", lrs.hcr);
-    isb();
 }
 
-/// Takes it back, and turns it off: no maintenance interrupt comes any more.
+/// Takes it back, and turns it off: no maintenance interrupt comes any more. The section ends.
 #[inline]
-pub(crate) fn save_gic(lrs: &mut ListRegs, cpu: &mut CpuIf, hw: &LrConfig) {
-    let low = |v: u64| (v & 0xffff_ffff) as u32;
-    lrs.hcr = mrs!("S3_4_C12_C11_0");
-    for (n, lr) in lrs.in_use_mut().iter_mut().enumerate() {
-        lr.0 = read_lr(n);
-        // What is left there would come back with the next guest.
-        write_lr(n, 0);
-    }
-    cpu.vmcr.0 = low(mrs!("S3_4_C12_C11_7"));
+pub(crate) fn save_cpuif(cpu: &mut CpuIf, hw: &LrConfig) {
+    save_vmcr(cpu);
     let [a0, a1, a2, a3] = &mut cpu.ap0r;
     let [b0, b1, b2, b3] = &mut cpu.ap1r;
     *a0 = low(mrs!("S3_4_C12_C8_0"));
@@ -628,4 +616,40 @@ pub(crate) fn save_gic(lrs: &mut ListRegs, cpu: &mut CpuIf, hw: &LrConfig) {
     }
     msr!("S3_4_C12_C11_0", 0);
     isb();
+}
+
+const fn low(v: u64) -> u32 {
+    (v & 0xffff_ffff) as u32
+}
+
+/// Takes back what the guest has set in its CPU interface, of which the choice of list registers depends.
+#[inline]
+pub(crate) fn save_vmcr(cpu: &mut CpuIf) {
+    cpu.vmcr.0 = low(mrs!("S3_4_C12_C11_7"));
+}
+
+/// Fills the list registers. The entry that follows synchronizes.
+#[inline]
+pub(crate) fn load_lrs(lrs: &ListRegs) {
+    for (n, lr) in lrs.in_use().iter().enumerate() {
+        write_lr(n, lr.0);
+    }
+    msr!("S3_4_C12_C11_0", lrs.hcr);
+}
+
+/// Takes them back, and empties them.
+#[inline]
+pub(crate) fn save_lrs(lrs: &mut ListRegs) {
+    lrs.hcr = mrs!("S3_4_C12_C11_0");
+    for (n, lr) in lrs.in_use_mut().iter_mut().enumerate() {
+        lr.0 = read_lr(n);
+        // What is left there would come back with the next entry.
+        write_lr(n, 0);
+    }
+}
+
+/// SCTLR_EL1 of the guest, which is loaded.
+#[inline]
+pub(crate) fn guest_sctlr() -> u64 {
+    mrs!("S3_5_C1_C0_0")
 }

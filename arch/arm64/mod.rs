@@ -20,6 +20,7 @@ mod lpi;
 pub(crate) mod model;
 mod onereg;
 mod psci;
+mod quick;
 mod run;
 mod shared;
 mod stolen;
@@ -284,10 +285,12 @@ impl Family for Arm64 {
     fn section_begins(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
         ctx.vcpu
             .section_begins(&ctx.vm.family, &ctx.core.shared.gic);
+        ctx.vm.controller.begin(&ctx.core.shared.gic);
     }
 
     fn section_ends(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
-        ctx.vcpu.section_ends();
+        let timer_ended = ctx.vm.controller.end(&ctx.core.shared.gic);
+        ctx.vcpu.section_ends(timer_ended);
     }
 
     fn flush_tlb(_ctx: &mut Ctx<'_, Self>) {

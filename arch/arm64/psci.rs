@@ -10,6 +10,7 @@ use super::{
         trap,
     },
     shared::power,
+    vm::Firmware,
     Arm64,
 };
 use crate::{
@@ -19,24 +20,44 @@ use crate::{
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 
-/// A call of the guest's, by SMC or HVC; its PC is behind the instruction already.
-pub(crate) fn call(ctx: &mut Ctx<'_, Arm64>, smc: bool) -> Result<Next<UserExit>> {
+/// What becomes of the call in x0 to x3.
+fn decide(ctx: &Ctx<'_, Arm64>, firmware: &Firmware) -> (Call, Outcome) {
     let v = &*ctx.vcpu;
     let call = Call::new([v.x(0), v.x(1), v.x(2), v.x(3)]);
+    let context = smccc::Context {
+        version: firmware
+            .psci
+            .unwrap_or(psci::Version::initial(v.psci_0_2())),
+        services: &firmware.services,
+        filter: &firmware.filter,
+        mitigations: firmware.mitigations,
+        system_suspend: ctx.vm.family.system_suspend.load(Ordering::Relaxed),
+        stolen_time: v.stolen.base(),
+    };
+    (call, smccc::decide(&call, &context))
+}
+
+/// In a section: a call that is only a question. False: it takes the long way.
+#[inline]
+pub(crate) fn quick(ctx: &mut Ctx<'_, Arm64>) -> bool {
+    let outcome = match ctx.vm.family.firmware.try_lock() {
+        Some(firmware) => decide(ctx, &firmware).1,
+        None => return false,
+    };
+    match outcome {
+        Outcome::Return(answer) => reply(ctx, answer),
+        Outcome::Psci(Action::Return(v)) => ctx.vcpu.set_x(0, v),
+        _ => return false,
+    }
+    true
+}
+
+/// A call of the guest's, by SMC or HVC; its PC is behind the instruction already.
+pub(crate) fn call(ctx: &mut Ctx<'_, Arm64>, smc: bool) -> Result<Next<UserExit>> {
     let vm = ctx.vm.clone();
-    let outcome = {
+    let (call, outcome) = {
         let firmware = vm.family.firmware.lock();
-        let context = smccc::Context {
-            version: firmware
-                .psci
-                .unwrap_or(psci::Version::initial(v.psci_0_2())),
-            services: &firmware.services,
-            filter: &firmware.filter,
-            mitigations: firmware.mitigations,
-            system_suspend: vm.family.system_suspend.load(Ordering::Relaxed),
-            stolen_time: v.stolen.base(),
-        };
-        smccc::decide(&call, &context)
+        decide(ctx, &firmware)
     };
     match outcome {
         Outcome::Return(answer) => reply(ctx, answer),

@@ -12,7 +12,7 @@ use super::{
         mmio::{self, Mmio, Request},
         vgic::FIRST_SPI,
     },
-    psci, Arm64,
+    psci, quick, Arm64,
 };
 use crate::{
     abi::exit::{Common, WriteRun},
@@ -63,6 +63,7 @@ pub(crate) fn enter(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>) -> Step<Slow> {
     match Esr(ctx.vcpu.run.esr).decode() {
         Syndrome::DataAbort(d) => fault(ctx, view, d.abort, Some(d)),
         Syndrome::InstructionAbort(a) => fault(ctx, view, a, None),
+        other if quick::exit(ctx, &other) => Step::Again,
         other => Step::Leave(Some(Slow::Exit(other))),
     }
 }
@@ -85,6 +86,11 @@ fn fault(
             None => return Step::Again,
         }
     };
+    if let (Fault::Translation(_), Some(d)) = (abort.fault, &data) {
+        if quick::device(ctx, view, d, gpa) {
+            return Step::Again;
+        }
+    }
     let access = access_of(data);
     if !matches!(abort.fault, Fault::Translation(_)) && ctx.vm.memory.fault_fast(view, gpa, access)
     {

@@ -21,7 +21,7 @@ use kernel::prelude::*;
 
 /// A guest's access that trapped. False: the register is undefined for it.
 pub(crate) fn access(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
-    let features = ctx.vcpu.register_features();
+    let features = ctx.vcpu.gates();
     let class = match trap::decide(&a, &features) {
         Action::Undefined => return false,
         Action::RazWi => {
@@ -44,6 +44,23 @@ pub(crate) fn access(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
             None => false,
         }
     }
+}
+
+/// The same in a section, for what is frequent: questions who the CPU is, and interrupts for other vCPUs. False: it takes
+/// the long way.
+#[inline]
+pub(crate) fn quick(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
+    let features = ctx.vcpu.gates();
+    match (trap::decide(&a, &features), a.write) {
+        (Action::Serve(Class::Id), false) => ctx.vcpu.set_x(a.rt, id_register(a.reg, ctx.vcpu.gic)),
+        (Action::Serve(Class::Gic), true) if a.reg == Sysreg::ICC_SGI1R_EL1 => {
+            let value = ctx.vcpu.x(a.rt);
+            let (gic, own) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
+            gic.send_sgi(own, SgiReg::Sgi1r, value);
+        }
+        _ => return false,
+    }
+    true
 }
 
 fn read(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class) -> Option<u64> {
@@ -167,6 +184,16 @@ impl Vcpu {
             gic: self.gic,
             // Registers of what ID registers do not show are undefined.
             ..idreg::features(|r| id_register(r, self.gic), &id_config(self.gic))
+        }
+    }
+
+    /// The same, as it was when it was first asked for since the last reset: what a vCPU has does not change once it
+    /// has run.
+    #[inline]
+    fn gates(&mut self) -> Features {
+        match self.gates {
+            Some(f) => f,
+            None => *self.gates.insert(self.register_features()),
         }
     }
 

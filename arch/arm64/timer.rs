@@ -49,9 +49,10 @@ fn to_ns(host: &Host, counts: u64) -> u64 {
 impl Vcpu {
     /// Tells the interrupt controller the level of both lines. Outside of a section.
     pub(crate) fn update_timers(&self, vm: &VmState, gic: &gic::Gic, cpu: &gic::Cpu) {
-        gic.set_ppi(cpu, vm.virtual_ppi(), self.timer.line(vm.counter()));
-        let line = self.physical.line(vm.physical_count());
-        gic.set_ppi(cpu, vm.physical_ppi(), line);
+        let count = super::insn::counter();
+        let virt = self.timer.line(vm.virtual_count(count));
+        let phys = self.physical.line(vm.physical_count_at(count));
+        gic.set_timers(cpu, [(vm.virtual_ppi(), virt), (vm.physical_ppi(), phys)]);
     }
 
     /// The vCPU is going to wait, or leaves the physical timer alone for a while: has the bell rung

@@ -75,6 +75,8 @@ pub(crate) struct Vcpu {
     pub(crate) initialized: bool,
     /// Its features.
     pub(crate) features: u32,
+    /// What registers it has, once a trap has asked.
+    pub(crate) gates: Option<trap::Features>,
     /// System registers that are in none of the other fields, by [`trap::slot`].
     pub(crate) slots: KVec<u64>,
     /// SPSR_abt, SPSR_und, SPSR_irq, SPSR_fiq, which no guest has.
@@ -167,6 +169,7 @@ impl Vcpu {
             gic: false,
             initialized: false,
             features: 0,
+            gates: None,
             slots: KVec::from_elem(0, trap::SLOTS, GFP_KERNEL_ACCOUNT)?,
             spsr32: [0; 4],
             physical: Timer::default(),
@@ -188,6 +191,7 @@ impl Vcpu {
             pstate: pstate::RESET,
             ..Run::default()
         };
+        self.gates = None;
         self.fp = Fp::default();
         self.el1 = El1::default();
         for r in trap::listed(&self.register_features()) {
@@ -265,10 +269,10 @@ impl Vcpu {
         insn::section_quiescent();
     }
 
-    /// Takes it back.
-    pub(crate) fn section_ends(&mut self) {
+    /// Takes it back. `timer_ended`: the guest has ended the virtual timer's interrupt, and so that it is active.
+    pub(crate) fn section_ends(&mut self, timer_ended: bool) {
         self.timer.save();
-        if self.vtimer_held {
+        if self.vtimer_held && !timer_ended {
             insn::set_vtimer_active(false);
         }
         insn::fp_save(&mut self.fp);

@@ -118,12 +118,22 @@ impl VmState {
 
     /// The guest's virtual counter, now.
     pub(crate) fn counter(&self) -> u64 {
-        insn::counter().wrapping_sub(self.counter_offset.load(Ordering::Relaxed))
+        self.virtual_count(insn::counter())
+    }
+
+    /// The same when the host's has this count.
+    pub(crate) fn virtual_count(&self, count: u64) -> u64 {
+        count.wrapping_sub(self.counter_offset.load(Ordering::Relaxed))
     }
 
     /// The count that the guest's physical timer sees.
     pub(crate) fn physical_count(&self) -> u64 {
-        insn::counter().wrapping_sub(self.physical_offset.load(Ordering::Relaxed))
+        self.physical_count_at(insn::counter())
+    }
+
+    /// The same when the host's has this count.
+    pub(crate) fn physical_count_at(&self, count: u64) -> u64 {
+        count.wrapping_sub(self.physical_offset.load(Ordering::Relaxed))
     }
 
     /// The virtual timer's PPI.

@@ -2,15 +2,24 @@
 
 //! What the tests, the fuzzer and the benchmarks that run in L1 share.
 //!
-//! Guests are a few instructions each, assembled at run time, on a [`machine::Machine`]: 2 MiB of memory with descriptor
-//! tables, identity page tables and exception handlers (see [`kit`]) already in it.
+//! Guests are a few instructions each, on a [`machine::Machine`]: 2 MiB of memory with tables and exception handlers
+//! (see [`kit`]) already in it. On x86 they are assembled at run time; on arm64 the compiler assembles them ([`guest!`]).
 
+#[cfg(target_arch = "aarch64")]
+mod arm64;
+#[cfg(target_arch = "x86_64")]
 pub mod kit;
+#[cfg(target_arch = "x86_64")]
 pub mod machine;
 pub mod ram;
 pub mod sys;
 
-pub use machine::{Cpu, Exit, Irqchip, Machine, Mode};
+#[cfg(target_arch = "aarch64")]
+pub use arm64::{kit, machine};
+
+pub use machine::{Cpu, Exit, Machine};
+#[cfg(target_arch = "x86_64")]
+pub use machine::{Irqchip, Mode};
 
 use std::ffi::CString;
 use std::sync::OnceLock;

@@ -51,11 +51,12 @@ impl Ioctl {
 macro_rules! ioctls {
     ($($name:ident $code:literal $on:ident $arg:ident)*) => {
         $(#[doc = concat!("KVM_", stringify!($name))] pub const $name: u32 = $code;)*
-        /// Every ioctl of tier T0 and T1 on x86, once for each kind of descriptor it is for.
+        /// Every ioctl of tier T0 and T1 of this architecture, once for each kind of descriptor it is for.
         pub const IOCTLS: &[Ioctl] = &[$(Ioctl { name: stringify!($name), code: $code, on: On::$on, arg: Arg::$arg }),*];
     };
 }
 
+#[cfg(target_arch = "x86_64")]
 ioctls! {
     GET_API_VERSION 0xae00 Sys Value
     CREATE_VM 0xae01 Sys Value
@@ -135,6 +136,46 @@ ioctls! {
     GET_SREGS2 0x8140aecc Vcpu Out
     SET_SREGS2 0x4140aecd Vcpu In
     GET_XSAVE2 0x9000aecf Vcpu Out
+}
+
+#[cfg(target_arch = "aarch64")]
+ioctls! {
+    GET_API_VERSION 0xae00 Sys Value
+    CREATE_VM 0xae01 Sys Value
+    CHECK_EXTENSION 0xae03 Sys Value
+    GET_VCPU_MMAP_SIZE 0xae04 Sys Value
+    CREATE_VCPU 0xae41 Vm Value
+    GET_DIRTY_LOG 0x4010ae42 Vm In
+    SET_USER_MEMORY_REGION 0x4020ae46 Vm In
+    SET_USER_MEMORY_REGION2 0x40a0ae49 Vm In
+    CREATE_IRQCHIP 0xae60 Vm Value
+    IRQ_LINE 0x4008ae61 Vm In
+    REGISTER_COALESCED_MMIO 0x4010ae67 Vm In
+    UNREGISTER_COALESCED_MMIO 0x4010ae68 Vm In
+    SET_GSI_ROUTING 0x4008ae6a Vm In
+    IRQFD 0x4020ae76 Vm In
+    IOEVENTFD 0x4040ae79 Vm In
+    ENABLE_CAP 0x4068aea3 Vm In
+    SIGNAL_MSI 0x4020aea5 Vm In
+    ARM_SET_DEVICE_ADDR 0x4010aeab Vm In
+    ARM_PREFERRED_TARGET 0x8020aeaf Vm Out
+    CLEAR_DIRTY_LOG 0xc018aec0 Vm InOut
+    CREATE_DEVICE 0xc00caee0 Vm InOut
+    SET_DEVICE_ATTR 0x4018aee1 Vcpu In
+    GET_DEVICE_ATTR 0x4018aee2 Vcpu In
+    HAS_DEVICE_ATTR 0x4018aee3 Vcpu In
+    RUN 0xae80 Vcpu Value
+    SET_SIGNAL_MASK 0x4004ae8b Vcpu In
+    GET_MP_STATE 0x8004ae98 Vcpu Out
+    SET_MP_STATE 0x4004ae99 Vcpu In
+    SET_GUEST_DEBUG 0x4208ae9b Vcpu In
+    GET_VCPU_EVENTS 0x8040ae9f Vcpu Out
+    SET_VCPU_EVENTS 0x4040aea0 Vcpu In
+    GET_ONE_REG 0x4010aeab Vcpu In
+    SET_ONE_REG 0x4010aeac Vcpu In
+    ARM_VCPU_INIT 0x4020aeae Vcpu In
+    GET_REG_LIST 0xc008aeb0 Vcpu InOut
+    ARM_VCPU_FINALIZE 0x4004aec2 Vcpu In
 }
 
 /// Calls an ioctl with whatever argument; `Err` is the errno.

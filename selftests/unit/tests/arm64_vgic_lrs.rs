@@ -532,7 +532,8 @@ fn physical_interrupts() {
     vm.guest(0, 27, ACTIVE);
     let o = vm.fold(0);
     assert_eq!((o.ended_private, o.deactivate), (0, 0));
-    assert!(vm.p[0].is_active(27) && vm.p[0].is_busy(27));
+    assert!(vm.p[0].is_active(27) && vm.p[0].is_busy(27) && !vm.p[0].is_quiet());
+    assert!(!lr.is_over() && !lr.state(false, true).is_over() && lr.state(false, false).is_over());
     // Never both
     assert_eq!(vm.fill(0), [(27, ACTIVE)]);
     // There is no exit when it ends, so the vCPU has to know of the line.
@@ -542,7 +543,7 @@ fn physical_interrupts() {
     let o = vm.fold(0);
     assert_eq!((o.ended_private, o.deactivate), (1 << 27, 0));
     assert_eq!(vm.p[0].set_ppi(27, false), Ok(false));
-    assert!(!vm.p[0].is_busy(27));
+    assert!(!vm.p[0].is_busy(27) && vm.p[0].is_quiet());
     // The physical one follows what the guest writes.
     let g = vm.d.global();
     let at = |r| gicr::SGI_BASE + r;
@@ -563,6 +564,8 @@ fn physical_interrupts() {
     let lr = vm.regs[0].lr[0];
     assert_eq!((lr.pintid(), lr.asks_eoi()), (None, true));
     vm.guest(0, 27, NONE);
+    // Not the physical one's end.
+    assert!(!vm.regs[0].lr[0].is_over());
     let o = vm.fold(0);
     assert_eq!((o.ended_private, o.deactivate), (1 << 27, 1 << 27));
     assert_eq!(vm.fill(0), [(27, PENDING)]);

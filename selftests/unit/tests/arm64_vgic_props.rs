@@ -210,6 +210,7 @@ impl Vm {
 
     fn fill(&mut self, v: usize) {
         let concerned = self.d.concerns(v as u16);
+        let quiet = !concerned && self.p[v].is_quiet() && !self.cpu[v].regs.loaded;
         let dist = concerned.then_some(&mut self.d);
         let global = Global::from_bits(dist.as_ref().map_or(0, |d| d.global().to_bits()));
         let global = if concerned { global } else { self.d.global() };
@@ -221,6 +222,8 @@ impl Vm {
             &self.hw,
             &mut self.cpu[v].regs,
         );
+        let regs = &self.cpu[v].regs;
+        assert!(!quiet || regs.used == 0 && !regs.overflow, "quiet");
         let timer = |lr: &&Lr| lr.intid() == TIMER;
         if let Some(lr) = self.cpu[v].regs.in_use().iter().find(timer) {
             assert!(lr.pintid() == Some(26) || lr.is_active() && lr.asks_eoi());

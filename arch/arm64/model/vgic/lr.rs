@@ -64,6 +64,12 @@ impl Lr {
         self.0 & Self::ACTIVE != 0
     }
 
+    /// Neither pending nor active, with a physical interrupt behind it: the guest's end of it was that one's too.
+    #[inline]
+    pub const fn is_over(self) -> bool {
+        self.0 & (Self::HW | Self::PENDING | Self::ACTIVE) == Self::HW
+    }
+
     /// The priority
     pub const fn priority(self) -> u8 {
         (self.0 >> Self::PRIORITY_SHIFT & 0xff) as u8

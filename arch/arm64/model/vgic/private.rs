@@ -146,6 +146,14 @@ impl Private {
         intid < FIRST_SPI && (self.bank.pending() | self.bank.active) & 1 << intid != 0
     }
 
+    /// No SGI, PPI or LPI could be in a list register now: with no SPI either, [`super::fill`] would leave them all
+    /// empty.
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        (self.bank.ready() | self.bank.active) == 0
+            && (!self.lpis_enabled || self.lpis.ready().next().is_none())
+    }
+
     /// Whether an SGI or PPI is active, as far as is known here.
     pub fn is_active(&self, intid: u32) -> bool {
         intid < FIRST_SPI && self.bank.active & 1 << intid != 0

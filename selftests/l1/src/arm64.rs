@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! arm64's guests.
+
+pub mod kit;
+pub mod machine;
