@@ -5,16 +5,6 @@
 //! One loadable module that gives Linux the KVM ABI on `/dev/rkvm`. Generic code (VM, vCPU, memory,
 //! interrupts) is written once; each processor family is a backend behind one boundary.
 
-#![cfg_attr(
-    CONFIG_ARM64,
-    allow(
-        dead_code,
-        unused_imports,
-        unused_macros,
-        reason = "arm64 does not use all of the generic code yet"
-    )
-)]
-
 mod abi;
 #[path = "../arch/mod.rs"]
 mod arch;

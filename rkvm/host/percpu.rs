@@ -2,8 +2,8 @@
 
 //! One slot for each possible CPU.
 
-use kernel::cpu::{nr_cpu_ids, CpuId};
-use kernel::prelude::*;
+use super::work;
+use kernel::{cpu::nr_cpu_ids, prelude::*};
 
 /// A slot in cache lines of its own.
 #[repr(align(128))]
@@ -35,7 +35,7 @@ impl<T> PerCpu<T> {
     /// The number and slot of the CPU that this runs on; meaningful while it cannot migrate.
     #[inline]
     pub(crate) fn current(&self) -> Option<(u32, &T)> {
-        let cpu = CpuId::current().as_u32();
+        let cpu = work::cpu_hint();
         self.get(cpu).map(|t| (cpu, t))
     }
 }
