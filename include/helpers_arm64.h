@@ -14,7 +14,6 @@ void rkvm_arm64_fp_save(struct rkvm_arm64_fp *fp);
 
 /* arch/arm64/helpers.c */
 int rkvm_arm64_enter(struct rkvm_arm64_run *run);
-void rkvm_section_quiescent(void);
 void rkvm_arm64_fpu_begin(void);
 void rkvm_arm64_fpu_end(void);
 bool rkvm_arm64_in_hyp(void);

@@ -23,6 +23,7 @@ void rkvm_section_enter(void);
 void rkvm_section_leave(void);
 u32 rkvm_cpu(void);
 bool rkvm_work_pending(void);
+void rkvm_section_quiescent(void);
 
 /* rkvm/host/work.rs */
 bool rkvm_work_pending_racy(void);

@@ -13,7 +13,6 @@ int rkvm_svm_save_host(u64 pa);
 
 /* arch/x86/helpers.c */
 int rkvm_svm_enter(struct rkvm_svm_run *run, u64 *gprs);
-void rkvm_section_quiescent(void);
 void rkvm_kick_self(void);
 
 int rkvm_rdmsr(u32 msr, u64 *value);

@@ -57,6 +57,8 @@ pub(crate) enum Next<U> {
 pub(crate) trait Family: Sized + Send + Sync + 'static {
     /// For messages.
     const NAME: &'static str;
+    /// What one does so that in-tree KVM gives `/dev/kvm` free, for a message.
+    const FREE_KVM: &'static str;
     /// Pages that a vCPU's descriptor maps: `kvm_run` first.
     const MMAP_PAGES: usize;
     /// Which of them is the VM's ring of coalesced accesses.

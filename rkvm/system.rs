@@ -10,7 +10,7 @@ use crate::{
     bindings as rb,
     family::Family,
     host::{
-        fd::{Fd, NewFile, Node},
+        fd::{DeviceNode, Fd, NewFile, Node},
         trace,
     },
     vm::Vm,
@@ -25,6 +25,39 @@ use kernel::{
 
 /// An open device node.
 pub(crate) struct System<F: Family>(PhantomData<F>);
+
+/// The device nodes of a loaded module.
+pub(crate) struct Nodes<F: Family> {
+    _own: Pin<KBox<DeviceNode<System<F>>>>,
+    _kvm: Option<Pin<KBox<DeviceNode<System<F>>>>>,
+}
+
+impl<F: Family> Nodes<F> {
+    /// Registers `/dev/rkvm`, and if `kvm` is set `/dev/kvm`: descriptors can be had from now on.
+    ///
+    /// # Errors
+    /// `EBUSY`: in-tree KVM has `/dev/kvm`; this is logged. `EEXIST`, `ENOMEM`
+    pub(crate) fn register(kvm: bool) -> Result<Self> {
+        /// KVM's own minor number (Documentation/admin-guide/devices.txt).
+        const KVM_MINOR: u8 = 232;
+        let node = |name, minor| KBox::pin_init(DeviceNode::register(name, minor), GFP_KERNEL);
+        let kvm = if kvm {
+            let n = node(c"kvm", Some(KVM_MINOR)).inspect_err(|_| {
+                pr_err!(
+                    "kvm_node=1, but in-tree KVM has /dev/kvm: {}\n",
+                    F::FREE_KVM
+                );
+            })?;
+            Some(n)
+        } else {
+            None
+        };
+        Ok(Self {
+            _own: node(c"rkvm", None)?,
+            _kvm: kvm,
+        })
+    }
+}
 
 /// The value of a capability, generic or the family's.
 pub(crate) fn capability<F: Family>(vm: Option<&Vm<F>>, number: usize) -> isize {

@@ -291,6 +291,7 @@ impl<F: Family> Vcpu<F> {
                 }
                 ctx.core.kick.section_begins(section.cpu());
                 F::section_begins(ctx, &section);
+                section.quiescent();
                 let exit = Self::section(ctx, &view);
                 F::section_ends(ctx, &section);
                 ctx.core.kick.section_ends();

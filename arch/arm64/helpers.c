@@ -4,7 +4,6 @@
  * offers only to C: alternatives, its view of the CPUs' features, interrupts of the firmware's tables.
  */
 
-#include <linux/context_tracking.h>
 #include <linux/interrupt.h>
 #include <linux/irq.h>
 #include <linux/irqdomain.h>
@@ -22,6 +21,7 @@
 #include <asm/neon.h>
 #include <asm/virt.h>
 
+#include "guest_entry.h"
 #include "helpers_arm64.h"
 
 static_assert(offsetof(struct rkvm_arm64_run, sp_el0) == RKVM_ARM64_SP_EL0);
@@ -44,25 +44,11 @@ void rkvm_arm64_unexpected(void)
 	      read_sysreg(esr_el1), read_sysreg(elr_el1), read_sysreg(far_el1));
 }
 
-/* As on x86: once in a section, a run of the guest is told to RCU as a context switch. */
-void rkvm_section_quiescent(void)
-{
-	if (!context_tracking_enabled_this_cpu())
-		rcu_virt_note_context_switch();
-}
-
-/* guest_state_enter_irqoff() and guest_state_exit_irqoff() around the entry. */
 noinstr int rkvm_arm64_enter(struct rkvm_arm64_run *run)
 {
 	int ret;
 
-	instrumentation_begin();
-	trace_hardirqs_on_prepare();
-	lockdep_hardirqs_on_prepare();
-	instrumentation_end();
-
-	context_tracking_guest_enter();
-	lockdep_hardirqs_on(CALLER_ADDR0);
+	rkvm_guest_begins();
 
 	/* With pseudo-NMIs, interrupts are off by priority: the guest must be left for each. */
 	if (system_uses_irq_prio_masking())
@@ -71,12 +57,7 @@ noinstr int rkvm_arm64_enter(struct rkvm_arm64_run *run)
 	if (system_uses_irq_prio_masking())
 		gic_write_pmr(GIC_PRIO_IRQOFF);
 
-	lockdep_hardirqs_off(CALLER_ADDR0);
-	context_tracking_guest_exit();
-
-	instrumentation_begin();
-	trace_hardirqs_off_finish();
-	instrumentation_end();
+	rkvm_guest_ends();
 	return ret;
 }
 

@@ -481,13 +481,6 @@ pub(crate) fn fp_save(fp: &mut Fp) {
     unsafe { rb::rkvm_arm64_fp_save(fp) };
 }
 
-/// The first entry of a section follows: RCU need not wait for this CPU. IRQs are off.
-#[inline]
-pub(crate) fn section_quiescent() {
-    // SAFETY: Tells RCU what a context switch would; no RCU reader is active when a section begins.
-    unsafe { rb::rkvm_section_quiescent() };
-}
-
 /// Makes what the host wrote to this memory visible to a guest without caches.
 pub(crate) fn clean_to_poc(pa: u64, size: u64) {
     // SAFETY: Cache maintenance changes no data; the caller's frame is in the linear mapping.

@@ -35,7 +35,6 @@ use crate::{
     device::Attr,
     family::{Ctx, Family, Next, Poll, Step},
     host::{
-        fd::DeviceNode,
         kick::{self, Kick},
         power::{CpuPower, PoweredOn},
         section::GuestSection,
@@ -57,12 +56,9 @@ use shared::{power, Power, Shared};
 /// The family.
 pub(crate) struct Arm64;
 
-type Node = Pin<KBox<DeviceNode<system::System<Arm64>>>>;
-
 /// What is loaded. Fields are dropped in this order: no new descriptors, then the hardware goes off.
 pub(crate) struct Loaded {
-    _node: Node,
-    _kvm_node: Option<Node>,
+    _nodes: system::Nodes<Arm64>,
     _power: PoweredOn<Arm64>,
     _irqs: insn::Irqs,
 }
@@ -83,22 +79,13 @@ impl CpuPower for Arm64 {
 /// # Errors
 /// `ENODEV`, `EBUSY`: no hardware that this kernel may use; the reason is logged.
 pub(crate) fn load(kvm_node: bool) -> Result<Loaded> {
-    /// KVM's own minor number (Documentation/admin-guide/devices.txt).
-    const KVM_MINOR: u8 = 232;
     let host = host::Host::find_out()?;
     let irqs = insn::Irqs::request(&host.irqs).inspect_err(|_| {
         pr_err!("the virtual timer's interrupt is taken: boot with kvm-arm.mode=none, so that in-tree KVM leaves EL2 alone\n");
     })?;
     let power = PoweredOn::new()?;
-    let node = |name, minor| KBox::pin_init(DeviceNode::register(name, minor), GFP_KERNEL);
-    let kvm_node = if kvm_node {
-        Some(node(c"kvm", Some(KVM_MINOR))?)
-    } else {
-        None
-    };
     let loaded = Loaded {
-        _node: node(c"rkvm", None)?,
-        _kvm_node: kvm_node,
+        _nodes: system::Nodes::register(kvm_node)?,
         _power: power,
         _irqs: irqs,
     };
@@ -108,6 +95,7 @@ pub(crate) fn load(kvm_node: bool) -> Result<Loaded> {
 
 impl Family for Arm64 {
     const NAME: &'static str = "arm64";
+    const FREE_KVM: &'static str = "boot with kvm-arm.mode=none";
     // kvm_run, the ring of coalesced accesses.
     const MMAP_PAGES: usize = 2;
     const COALESCED_PAGE: usize = rb::KVM_COALESCED_MMIO_PAGE_OFFSET as usize;

@@ -266,7 +266,6 @@ impl Vcpu {
             insn::set_vtimer_active(true);
         }
         self.timer.load();
-        insn::section_quiescent();
     }
 
     /// Takes it back. `timer_ended`: the guest has ended the virtual timer's interrupt, and so that it is active.

@@ -4,7 +4,6 @@
  * need an exception-table entry.
  */
 
-#include <linux/context_tracking.h>
 #include <linux/cpu.h>
 #include <linux/cpufeature.h>
 #include <linux/kvm_host.h>
@@ -18,6 +17,7 @@
 #include <asm/nospec-branch.h>
 #include <asm/tsc.h>
 
+#include "guest_entry.h"
 #include "helpers_x86.h"
 
 static_assert(offsetof(struct rkvm_svm_run, vmcb) == RKVM_SVM_RUN_VMCB);
@@ -26,40 +26,13 @@ static_assert(offsetof(struct rkvm_svm_run, spec_guest) == RKVM_SVM_RUN_SPEC_GUE
 static_assert(offsetof(struct rkvm_svm_run, spec_host) == RKVM_SVM_RUN_SPEC_HOST);
 static_assert(offsetof(struct rkvm_svm_run, flags) == RKVM_SVM_RUN_FLAGS);
 
-/*
- * Once in a guest section, before its first entry: without context tracking a run of the guest is
- * told to RCU as a context switch. Once is enough, as any interrupt ends the section.
- */
-void rkvm_section_quiescent(void)
-{
-	if (!context_tracking_enabled_this_cpu())
-		rcu_virt_note_context_switch();
-}
-
-/*
- * guest_state_enter_irqoff() and guest_state_exit_irqoff() around the entry, less RCU's context
- * switch (see above). Nothing in between may be instrumented.
- */
 noinstr int rkvm_svm_enter(struct rkvm_svm_run *run, u64 *gprs)
 {
 	int ret;
 
-	instrumentation_begin();
-	trace_hardirqs_on_prepare();
-	lockdep_hardirqs_on_prepare();
-	instrumentation_end();
-
-	context_tracking_guest_enter();
-	lockdep_hardirqs_on(CALLER_ADDR0);
-
+	rkvm_guest_begins();
 	ret = rkvm_svm_vmrun(run, gprs);
-
-	lockdep_hardirqs_off(CALLER_ADDR0);
-	context_tracking_guest_exit();
-
-	instrumentation_begin();
-	trace_hardirqs_off_finish();
-	instrumentation_end();
+	rkvm_guest_ends();
 	return ret;
 }
 

@@ -368,12 +368,6 @@ pub(crate) fn wants_barriers() -> bool {
     unsafe { bindings::rkvm_wants_barriers() }
 }
 
-/// The first entry of a section follows: RCU need not wait for this CPU. IRQs are off.
-pub(crate) fn section_quiescent() {
-    // SAFETY: Tells RCU what a context switch would; no RCU reader is active in `begin_section`.
-    unsafe { bindings::rkvm_section_quiescent() };
-}
-
 /// Makes the next entry exit as soon as it has delivered what is injected.
 #[cold]
 pub(crate) fn exit_at_once() {

@@ -37,7 +37,6 @@ use crate::{
     bindings as rb,
     family::{Ctx, Family, Next, Poll, Step},
     host::{
-        fd::DeviceNode,
         kick::{self, Kick},
         power::{CpuPower, PoweredOn},
         section::GuestSection,
@@ -74,14 +73,11 @@ impl<B: Backend> CpuPower for X86<B> {
     }
 }
 
-type Node<B> = Pin<KBox<DeviceNode<system::System<X86<B>>>>>;
-
 /// A loaded vendor: the hardware is on, the device nodes are there.
 ///
 /// Fields are dropped in this order: no new descriptors, then the hardware goes off, then its pages.
 pub(crate) struct Vendor<B: Backend> {
-    _node: Node<B>,
-    _kvm_node: Option<Node<B>>,
+    _nodes: system::Nodes<X86<B>>,
     _power: PoweredOn<X86<B>>,
     _teardown: Teardown<B>,
 }
@@ -122,23 +118,11 @@ pub(crate) fn load(kvm_node: bool) -> Result<Loaded> {
 }
 
 fn load_vendor<B: Backend>(kvm_node: bool) -> Result<Vendor<B>> {
-    /// KVM's own minor number (Documentation/admin-guide/devices.txt).
-    const KVM_MINOR: u8 = 232;
     host::Host::find_out::<B>()?;
     let teardown = Teardown::<B>(PhantomData);
     let power = PoweredOn::new()?;
-    let node = |name, minor| KBox::pin_init(DeviceNode::register(name, minor), GFP_KERNEL);
-    let kvm_node = if kvm_node {
-        let n = node(c"kvm", Some(KVM_MINOR)).inspect_err(|_| {
-            pr_err!("kvm_node=1, but /dev/kvm is taken: unload kvm_amd and kvm first\n");
-        })?;
-        Some(n)
-    } else {
-        None
-    };
     let vendor = Vendor {
-        _node: node(c"rkvm", None)?,
-        _kvm_node: kvm_node,
+        _nodes: system::Nodes::register(kvm_node)?,
         _power: power,
         _teardown: teardown,
     };
@@ -148,6 +132,7 @@ fn load_vendor<B: Backend>(kvm_node: bool) -> Result<Vendor<B>> {
 
 impl<B: Backend> Family for X86<B> {
     const NAME: &'static str = "x86";
+    const FREE_KVM: &'static str = "unload kvm_amd and kvm first";
     // kvm_run, port data, the ring of coalesced accesses.
     const MMAP_PAGES: usize = 3;
     const COALESCED_PAGE: usize = rb::KVM_COALESCED_MMIO_PAGE_OFFSET as usize;

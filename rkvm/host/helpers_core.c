@@ -2,6 +2,7 @@
 /* C helpers of rkvm/host/: thin wrappers of kernel macros and inlines, no logic of their own. */
 
 #include <linux/anon_inodes.h>
+#include <linux/context_tracking.h>
 #include <linux/cpu.h>
 #include <linux/cpuhotplug.h>
 #include <linux/entry-virt.h>
@@ -53,6 +54,16 @@ void rkvm_section_leave(void)
 u32 rkvm_cpu(void)
 {
 	return smp_processor_id();
+}
+
+/*
+ * Once in a guest section, before its first entry: without context tracking a run of the guest is
+ * told to RCU as a context switch. Once is enough, as any interrupt ends the section.
+ */
+void rkvm_section_quiescent(void)
+{
+	if (!context_tracking_enabled_this_cpu())
+		rcu_virt_note_context_switch();
 }
 
 bool rkvm_work_pending(void)

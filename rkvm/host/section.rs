@@ -33,6 +33,13 @@ impl GuestSection {
         // SAFETY: Interrupts are off, as the check requires.
         unsafe { rb::rkvm_work_pending() }
     }
+
+    /// The first entry follows: RCU need not wait for this CPU.
+    #[inline]
+    pub(crate) fn quiescent(&self) {
+        // SAFETY: Tells RCU what a context switch would; no RCU reader is active when a section begins.
+        unsafe { rb::rkvm_section_quiescent() };
+    }
 }
 
 impl Drop for GuestSection {

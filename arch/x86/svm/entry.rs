@@ -4,7 +4,7 @@
 
 use super::msrpm::{Iopm, Msrpm};
 use super::vmcb::Vmcb;
-use crate::arch::x86::{insn, model::regs::Gprs};
+use crate::arch::x86::model::regs::Gprs;
 use crate::bindings;
 use crate::host::hw_page::{HwLayout, HwPage};
 use kernel::prelude::*;
@@ -52,7 +52,6 @@ impl Run {
             return Err(EIO);
         }
         self.0.host = pa;
-        insn::section_quiescent();
         Ok(())
     }
 
