@@ -8,13 +8,13 @@
 
 use super::{
     insn,
-    model::trap,
     model::vgic::{
         self, decode_sgi, fill, fold,
         frames::{self, Region},
         pending_for, Affinity, Config, Dist, Ended, Global, ListRegs, LrConfig, Private, Sgi,
         SgiReg, SgiTargets, Vcpus, DIST_SIZE, REDIST_SIZE,
     },
+    model::{sysreg::Sysreg, trap},
     Arm64,
 };
 use crate::{
@@ -261,6 +261,10 @@ impl Gic {
                 }
                 _ => fill(private, None, global, &self.hw, lrs),
             }
+            if !self.is_ready() {
+                // Without a GIC the guest has none of its registers.
+                lrs.hcr = vgic::hcr::ALL_TRAP;
+            }
         }
         insn::load_gic(lrs, &private.cpuif, &self.hw);
     }
@@ -305,6 +309,43 @@ impl Gic {
             }
             _ => pending_for(&state.private, None, global),
         }
+    }
+
+    /// The guest reads a register of its CPU interface that traps (ICH_HCR_EL2.TC), or ICC_SRE_EL1.
+    pub(crate) fn read_sysreg(&self, cpu: &Cpu, r: Sysreg) -> Option<u64> {
+        let cpuif = &cpu.state.lock().private.cpuif;
+        match r {
+            Sysreg::ICC_RPR_EL1 => Some(cpuif.running(&self.hw)),
+            r => cpuif.sysreg(r.bits(), &self.hw).ok(),
+        }
+    }
+
+    /// The guest writes ICC_DIR_EL1, which traps while it may name an interrupt that is in no list
+    /// register of this vCPU. Returns the SPIs that this ends.
+    pub(crate) fn deactivate(&self, cpu: &Cpu, value: u64) -> Ended {
+        let intid = u32::try_from(value & 0xff_ffff).unwrap_or(0);
+        let outcome = {
+            let mut state = cpu.state.lock();
+            let private = &mut state.private;
+            match self.dist.as_ref() {
+                Some(lock) if intid >= vgic::FIRST_SPI => {
+                    let mut dist = lock.lock();
+                    let outcome = vgic::deactivate(private, Some(&mut dist), intid);
+                    cpu.spis
+                        .store(dist.concerns(private.index()), Ordering::Release);
+                    self.publish(&dist, &outcome.ring);
+                    outcome
+                }
+                _ => vgic::deactivate(private, None, intid),
+            }
+        };
+        self.ring(&outcome.ring);
+        outcome.ended
+    }
+
+    /// The guest writes another register of its CPU interface that traps.
+    pub(crate) fn write_sysreg(&self, cpu: &Cpu, r: Sysreg, value: u64) -> bool {
+        cpu.state.lock().private.cpuif.write(r.bits(), value)
     }
 
     /// The guest writes ICC_SGI1R_EL1 and the like.
