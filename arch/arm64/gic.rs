@@ -415,6 +415,9 @@ pub(crate) fn mmio(
         let Some(at) = offset(c.redist.load(Ordering::Acquire), REDIST_SIZE) else {
             continue;
         };
+        // The guest may have changed its timers since their lines were looked at.
+        ctx.vcpu
+            .update_timers(&ctx.vm.family, gic, &ctx.core.shared.gic);
         let global = gic.global();
         let mut state = c.state.lock();
         let Some(b) = write else {
@@ -858,7 +861,19 @@ impl Controller for Gic {
         } else {
             sources.fetch_and(!bit, Ordering::AcqRel) & !bit != 0
         };
-        let done = self.with_dist(|d| match d.set_spi(pin + vgic::FIRST_SPI, level) {
+        let done =
+            self.with_dist(
+                |d| match d.set_spi(pin.saturating_add(vgic::FIRST_SPI), level) {
+                    Ok(ring) => (Ok(1), ring),
+                    Err(vgic::NoSuchInterrupt) => (Err(EINVAL), Vcpus::NONE),
+                },
+            );
+        done.unwrap_or(Err(EAGAIN))
+    }
+
+    fn pulse_pin(&self, _chip: u32, pin: u32, _source: u32) -> Result<i32> {
+        let intid = pin.checked_add(vgic::FIRST_SPI).ok_or(EINVAL)?;
+        let done = self.with_dist(|d| match d.pulse_spi(intid) {
             Ok(ring) => (Ok(1), ring),
             Err(vgic::NoSuchInterrupt) => (Err(EINVAL), Vcpus::NONE),
         });
