@@ -451,6 +451,10 @@ pub(crate) fn irq_line(vm: &crate::vm::Vm<Arm64>, number: u32, level: bool) -> R
         PPI if (vgic::FIRST_PPI..vgic::FIRST_SPI).contains(&intid) => {
             let c = vm.vcpus.get(index);
             let c = c.ok_or_else(|| trace::invalid(c"no such vCPU"))?;
+            // The timers' lines are the timers' own.
+            if [vm.family.virtual_ppi(), vm.family.physical_ppi()].contains(&intid) {
+                return Ok(0);
+            }
             gic.set_ppi(&c.shared.gic, intid, level);
             Ok(1)
         }
