@@ -99,6 +99,13 @@ pub(crate) trait Controller: Send + Sync + 'static {
     /// delivered; 0: coalesced; below 0: masked.
     fn set_pin(&self, chip: u32, pin: u32, source: u32, level: bool) -> Result<i32>;
 
+    /// Raises an input pin and lowers it again, for an eventfd that has no level.
+    fn pulse_pin(&self, chip: u32, pin: u32, source: u32) -> Result<i32> {
+        let raised = self.set_pin(chip, pin, source, true);
+        self.set_pin(chip, pin, source, false)?;
+        raised
+    }
+
     /// Drives a target of a kind that only this family has, and has let pass in [`Self::route_ok`].
     fn set_other(&self, _kind: u32, _words: &[u32; 8], _level: bool) -> Result<i32> {
         Err(EINVAL)

@@ -43,5 +43,7 @@ pub(crate) const CAPS: &[Cap] = caps! {
     KVM_CAP_VCPU_ATTRIBUTES = 1;
     KVM_CAP_COUNTER_OFFSET = 1;
     KVM_CAP_STEAL_TIME = 1;
+    KVM_CAP_PTP_KVM = 1;
+    KVM_CAP_ARM_IRQ_LINE_LAYOUT_2 = 1;
     KVM_CAP_MEMORY_FAULT_INFO = 1;
 };

@@ -9,13 +9,13 @@
 use super::{
     insn,
     its::{self, Accessed, Itses},
-    model::trap,
     model::vgic::{
         self, decode_sgi, fill, fold,
         frames::{self, Region},
         pending_for, Affinity, Config, Dist, Ended, Global, ListRegs, LrConfig, Private, Sgi,
         SgiReg, SgiTargets, Vcpus, DIST_SIZE, REDIST_SIZE,
     },
+    model::{sysreg::Sysreg, trap},
     Arm64,
 };
 use crate::{
@@ -345,6 +345,10 @@ impl Gic {
                 }
                 _ => fill(private, None, global, &self.hw, lrs),
             }
+            if !self.is_ready() {
+                // Without a GIC the guest has none of its registers.
+                lrs.hcr = vgic::hcr::ALL_TRAP;
+            }
         }
         insn::load_lrs(lrs);
     }
@@ -408,6 +412,43 @@ impl Gic {
             }
             _ => pending_for(&state.private, None, global),
         }
+    }
+
+    /// The guest reads a register of its CPU interface that traps (ICH_HCR_EL2.TC), or ICC_SRE_EL1.
+    pub(crate) fn read_sysreg(&self, cpu: &Cpu, r: Sysreg) -> Option<u64> {
+        let cpuif = &cpu.state.lock().private.cpuif;
+        match r {
+            Sysreg::ICC_RPR_EL1 => Some(cpuif.running(&self.hw)),
+            r => cpuif.sysreg(r.bits(), &self.hw).ok(),
+        }
+    }
+
+    /// The guest writes ICC_DIR_EL1, which traps while it may name an interrupt that is in no list
+    /// register of this vCPU. Returns the SPIs that this ends.
+    pub(crate) fn deactivate(&self, cpu: &Cpu, value: u64) -> Ended {
+        let intid = u32::try_from(value & 0xff_ffff).unwrap_or(0);
+        let outcome = {
+            let mut state = cpu.state.lock();
+            let private = &mut state.private;
+            match self.dist.as_ref() {
+                Some(lock) if intid >= vgic::FIRST_SPI => {
+                    let mut dist = lock.lock();
+                    let outcome = vgic::deactivate(private, Some(&mut dist), intid);
+                    cpu.spis
+                        .store(dist.concerns(private.index()), Ordering::Release);
+                    self.publish(&dist, &outcome.ring);
+                    outcome
+                }
+                _ => vgic::deactivate(private, None, intid),
+            }
+        };
+        self.ring(&outcome.ring);
+        outcome.ended
+    }
+
+    /// The guest writes another register of its CPU interface that traps.
+    pub(crate) fn write_sysreg(&self, cpu: &Cpu, r: Sysreg, value: u64) -> bool {
+        cpu.state.lock().private.cpuif.write(r.bits(), value)
     }
 
     /// The guest writes ICC_SGI1R_EL1 and the like.
@@ -491,6 +532,9 @@ pub(crate) fn mmio(
         let Some(at) = offset(c.redist.load(Ordering::Acquire), REDIST_SIZE) else {
             continue;
         };
+        // The guest may have changed its timers since their lines were looked at.
+        ctx.vcpu
+            .update_timers(&ctx.vm.family, gic, &ctx.core.shared.gic);
         let global = gic.global();
         let mut state = c.state.lock();
         let Some(b) = write else {
@@ -509,7 +553,7 @@ pub(crate) fn mmio(
     its::mmio(gic, view, gpa, len, write)
 }
 
-/// The same in a section: the distributor, and reads of redistributors. What else there may be to do takes the long way.
+/// The same in a section, for the distributor; the rest takes the long way.
 #[inline]
 pub(crate) fn quick_mmio(
     ctx: &Ctx<'_, Arm64>,
@@ -525,11 +569,7 @@ pub(crate) fn quick_mmio(
             Some(b) => ([0; 8], d.write(at, len, u64::from_le_bytes(*b))),
         });
     }
-    let own = &*ctx.core.shared.gic;
-    let at = offset(own.redist.load(Ordering::Acquire), REDIST_SIZE).filter(|_| write.is_none())?;
-    let global = gic.global();
-    let value = own.state.lock().private.read(at, len, global);
-    Some(value.to_le_bytes())
+    None
 }
 
 /// `KVM_IRQ_LINE`: the number packs type, vCPU and INTID (api.rst, 4.25).
@@ -550,6 +590,10 @@ pub(crate) fn irq_line(vm: &crate::vm::Vm<Arm64>, number: u32, level: bool) -> R
         PPI if (vgic::FIRST_PPI..vgic::FIRST_SPI).contains(&intid) => {
             let c = vm.vcpus.get(index);
             let c = c.ok_or_else(|| trace::invalid(c"no such vCPU"))?;
+            // The timers' lines are the timers' own.
+            if [vm.family.virtual_ppi(), vm.family.physical_ppi()].contains(&intid) {
+                return Ok(0);
+            }
             gic.set_ppi(&c.shared.gic, intid, level);
             Ok(1)
         }
@@ -977,7 +1021,19 @@ impl Controller for Gic {
         } else {
             sources.fetch_and(!bit, Ordering::AcqRel) & !bit != 0
         };
-        let done = self.with_dist(|d| match d.set_spi(pin + vgic::FIRST_SPI, level) {
+        let done =
+            self.with_dist(
+                |d| match d.set_spi(pin.saturating_add(vgic::FIRST_SPI), level) {
+                    Ok(ring) => (Ok(1), ring),
+                    Err(vgic::NoSuchInterrupt) => (Err(EINVAL), Vcpus::NONE),
+                },
+            );
+        done.unwrap_or(Err(EAGAIN))
+    }
+
+    fn pulse_pin(&self, _chip: u32, pin: u32, _source: u32) -> Result<i32> {
+        let intid = pin.checked_add(vgic::FIRST_SPI).ok_or(EINVAL)?;
+        let done = self.with_dist(|d| match d.pulse_spi(intid) {
             Ok(ring) => (Ok(1), ring),
             Err(vgic::NoSuchInterrupt) => (Err(EINVAL), Vcpus::NONE),
         });

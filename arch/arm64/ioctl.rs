@@ -85,14 +85,12 @@ pub(crate) fn vcpu(ctx: &mut Ctx<'_, Arm64>, cmd: u32, arg: usize) -> Result<isi
         abi::SET_ONE_REG => onereg::one(ctx, &user::get(arg)?, true)?,
         abi::GET_REG_LIST => onereg::list(ctx, arg)?,
         abi::GET_MP_STATE => {
-            let off = ctx.core.shared.power.state.load(Ordering::Acquire) == power::OFF;
-            let state = rb::kvm_mp_state {
-                mp_state: if off {
-                    rb::KVM_MP_STATE_STOPPED
-                } else {
-                    rb::KVM_MP_STATE_RUNNABLE
-                },
+            let mp_state = match ctx.core.shared.power.state.load(Ordering::Acquire) {
+                power::OFF => rb::KVM_MP_STATE_STOPPED,
+                power::SUSPENDED => rb::KVM_MP_STATE_SUSPENDED,
+                _ => rb::KVM_MP_STATE_RUNNABLE,
             };
+            let state = rb::kvm_mp_state { mp_state };
             user::put(arg, &state)?;
         }
         abi::SET_MP_STATE => {
@@ -100,6 +98,7 @@ pub(crate) fn vcpu(ctx: &mut Ctx<'_, Arm64>, cmd: u32, arg: usize) -> Result<isi
             let state = match s.mp_state {
                 rb::KVM_MP_STATE_RUNNABLE => power::ON,
                 rb::KVM_MP_STATE_STOPPED => power::OFF,
+                rb::KVM_MP_STATE_SUSPENDED => power::SUSPENDED,
                 _ => return Err(trace::invalid(c"no such state of a vCPU")),
             };
             ctx.core.shared.power.state.store(state, Ordering::Release);
@@ -121,14 +120,17 @@ fn initialize(ctx: &mut Ctx<'_, Arm64>, init: &rb::kvm_vcpu_init) -> Result<isiz
             c"features of a vCPU that are not there",
         ));
     }
-    let v: &mut Vcpu = ctx.vcpu;
-    if v.initialized && v.features != features {
-        return Err(trace::invalid(c"a vCPU keeps its features"));
+    // How it starts may differ each time; what it is may not, nor from the VM's other vCPUs.
+    const POWER_OFF: u32 = 1 << rb::KVM_ARM_VCPU_POWER_OFF;
+    let off = features & POWER_OFF != 0;
+    let features = features & !POWER_OFF;
+    if !ctx.vm.family.agree_on(features) {
+        return Err(trace::invalid(c"all vCPUs of a VM have the same features"));
     }
+    let v: &mut Vcpu = ctx.vcpu;
     v.features = features;
     v.initialized = true;
     v.reset();
-    let off = features & 1 << rb::KVM_ARM_VCPU_POWER_OFF != 0;
     ctx.core
         .shared
         .power

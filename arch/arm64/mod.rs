@@ -239,18 +239,26 @@ impl Family for Arm64 {
             ctx.vcpu.flush = true;
         }
         psci::take_start(ctx);
-        if ctx.core.shared.power.state.load(Ordering::Acquire) != power::ON {
-            return Ok(Poll::Block);
-        }
+        let suspended = match ctx.core.shared.power.state.load(Ordering::Acquire) {
+            power::ON => false,
+            power::SUSPENDED => true,
+            _ => return Ok(Poll::Block),
+        };
         let vm = ctx.vm.clone();
         let (gic, cpu) = (&*vm.controller, &*ctx.core.shared.gic);
         ctx.vcpu.update_timers(&vm.family, gic, cpu);
-        if ctx.vcpu.waiting {
+        if ctx.vcpu.waiting || suspended {
             if !gic.pending(cpu) {
                 ctx.vcpu.set_alarm(&vm.family, true);
                 return Ok(Poll::Block);
             }
             ctx.vcpu.waiting = false;
+        }
+        if suspended {
+            return Ok(Poll::ToUser(UserExit::System {
+                kind: rb::KVM_SYSTEM_EVENT_WAKEUP,
+                flags: 0,
+            }));
         }
         ctx.vcpu.set_alarm(&vm.family, false);
         if ctx.vcpu.stolen.due() {
@@ -260,14 +268,15 @@ impl Family for Arm64 {
     }
 
     fn runnable(ctx: &mut Ctx<'_, Self>) -> bool {
-        match ctx.core.shared.power.state.load(Ordering::Acquire) {
-            power::ON => {}
+        let suspended = match ctx.core.shared.power.state.load(Ordering::Acquire) {
+            power::ON => false,
+            power::SUSPENDED => true,
             power::STARTING => return true,
             _ => return false,
-        }
+        };
         let (gic, cpu) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
         ctx.vcpu.update_timers(&ctx.vm.family, gic, cpu);
-        !ctx.vcpu.waiting || gic.pending(cpu)
+        !(ctx.vcpu.waiting || suspended) || gic.pending(cpu)
     }
 
     fn section_begins(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {

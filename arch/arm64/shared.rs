@@ -28,7 +28,7 @@ pub(crate) struct Shared {
 
 /// A request of another vCPU's, by PSCI.
 pub(crate) struct Power {
-    /// 0: off or to be turned off; 1: on; 2: `entry` and `context` say how it starts.
+    /// One of [`power`]; while it is `STARTING`, `entry` and `context` say how.
     pub(crate) state: AtomicU64,
     /// Where it starts.
     pub(crate) entry: AtomicU64,
@@ -46,6 +46,8 @@ pub(crate) mod power {
     pub(crate) const STARTING: u64 = 2;
     /// A caller of CPU_ON is about to say where it starts.
     pub(crate) const CLAIMED: u64 = 3;
+    /// User space has it wait for an interrupt, of which it wants to hear (`KVM_MP_STATE_SUSPENDED`).
+    pub(crate) const SUSPENDED: u64 = 4;
 }
 
 /// The host timer behind a vCPU's own: it rings when that would interrupt the guest, while the

@@ -9,7 +9,7 @@ use super::{
         idreg,
         sysreg::Sysreg,
         trap::{self, Action, Class, Features, Timer, TimerReg},
-        vgic::SgiReg,
+        vgic::{SgiReg, FIRST_SPI},
     },
     vcpu::Vcpu,
     vm::VmState,
@@ -71,8 +71,7 @@ fn read(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class) -> Option<u64> {
         Class::Actlr | Class::DebugAuth => 0,
         Class::Clidr => insn::clidr(),
         Class::Timer(t, reg) => timer(v, &ctx.vm.family, t, reg),
-        // ICC_SRE_EL1: system registers, and nothing else.
-        Class::Gic => 7,
+        Class::Gic => (ctx.vm.controller).read_sysreg(&ctx.core.shared.gic, r)?,
         _ => *v.sys(r)?,
     })
 }
@@ -87,15 +86,23 @@ fn write(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class, value: u64) -> bool 
             }
         }
         Class::Gic => {
+            let gic = ctx.vm.controller.clone();
+            let cpu = &*ctx.core.shared.gic;
             let reg = match r {
+                Sysreg::ICC_DIR_EL1 => {
+                    for intid in gic.deactivate(cpu, value).iter() {
+                        ctx.vm.irq.ack(0, intid.wrapping_sub(FIRST_SPI));
+                    }
+                    return true;
+                }
                 Sysreg::ICC_SGI1R_EL1 => SgiReg::Sgi1r,
                 Sysreg::ICC_ASGI1R_EL1 => SgiReg::Asgi1r,
                 Sysreg::ICC_SGI0R_EL1 => SgiReg::Sgi0r,
-                // ICC_SRE_EL1 stays as it is.
-                _ => return true,
+                // System registers, and nothing else.
+                Sysreg::ICC_SRE_EL1 => return true,
+                _ => return gic.write_sysreg(cpu, r, value),
             };
-            let gic = ctx.vm.controller.clone();
-            gic.send_sgi(&ctx.core.shared.gic, reg, value);
+            gic.send_sgi(cpu, reg, value);
         }
         Class::Timer(t, reg) => set_timer(ctx.vcpu, &ctx.vm.family, t, reg, value),
         _ => match ctx.vcpu.sys(r) {

@@ -61,6 +61,9 @@ pub(crate) struct Firmware {
     pub(crate) mitigations: Mitigations,
 }
 
+/// See [`VmState::agree_on`].
+const FEATURES_KNOWN: u64 = 1 << 32;
+
 /// The arm64 part of a VM.
 #[pin_data]
 pub(crate) struct VmState {
@@ -75,6 +78,8 @@ pub(crate) struct VmState {
     pub(crate) offset_fixed: AtomicBool,
     /// The timers' PPIs: the virtual one's, the physical one's (`KVM_ARM_VCPU_TIMER_CTRL`).
     pub(crate) timer_ppis: [AtomicU32; 2],
+    /// The features of its vCPUs, once one is initialized: [`FEATURES_KNOWN`] and the bits.
+    features: AtomicU64,
     /// A vCPU has run: what the firmware is and where interrupts go stays from now on.
     pub(crate) ran: AtomicBool,
     /// The firmware that the guest calls.
@@ -102,6 +107,7 @@ impl VmState {
                 physical_offset: AtomicU64::new(0),
                 offset_fixed: AtomicBool::new(false),
                 timer_ppis: [AtomicU32::new(VIRTUAL_PPI), AtomicU32::new(PHYSICAL_PPI)],
+                features: AtomicU64::new(0),
                 ran: AtomicBool::new(false),
                 firmware <- new_mutex!(Firmware::default(), "rkvm::VmState::firmware"),
                 nisv_to_user: AtomicBool::new(false),
@@ -114,6 +120,15 @@ impl VmState {
     pub(crate) fn vttbr(&self, root: u64) -> u64 {
         // CnP, so that the threads of a core share translations: not without FEAT_TTCNP, so not yet.
         self.vmid.bits() | root
+    }
+
+    /// A vCPU is to have these features: false if another has others.
+    pub(crate) fn agree_on(&self, features: u32) -> bool {
+        let wanted = FEATURES_KNOWN | u64::from(features);
+        let was = self
+            .features
+            .compare_exchange(0, wanted, Ordering::AcqRel, Ordering::Acquire);
+        was.is_ok() || was == Err(wanted)
     }
 
     /// The guest's virtual counter, now.

@@ -150,9 +150,14 @@ impl<C: Controller> Lines<C> {
             let _ = self.controller.signal_msi(msi);
             return;
         }
-        for level in [true, false] {
-            table.deliver(gsi, |target| self.set_target(target, SOURCE_USER, level));
-        }
+        table.deliver(gsi, |target| match target {
+            Target::Pin { chip, pin } => self.controller.pulse_pin(*chip, *pin, SOURCE_USER),
+            target => {
+                let raised = self.set_target(target, SOURCE_USER, true);
+                let _ = self.set_target(target, SOURCE_USER, false);
+                raised
+            }
+        });
     }
 
     pub(super) fn ack(&self, chip: u32, pin: u32) -> bool {

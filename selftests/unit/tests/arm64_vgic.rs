@@ -508,3 +508,26 @@ fn save_and_restore() {
     assert_eq!(save(&a), save(&fresh));
     assert!((0..3).all(|v| !a.concerns(v)));
 }
+
+#[test]
+fn a_pulse_is_pending_until_it_is_taken() {
+    for edge in [false, true] {
+        let mut d = dist(64);
+        write(&mut d, gicd::CTLR, 2);
+        write(&mut d, gicd::ISENABLER + 4, 1 << 8);
+        write(&mut d, gicd::ICFGR + 8, if edge { 2 << 16 } else { 0 });
+        assert_eq!(d.pulse_spi(40).map(ring), Ok(vec![0]));
+        assert_eq!(read(&d, gicd::ISPENDR + 4), 1 << 8);
+        // Once.
+        assert_eq!(d.pulse_spi(40).map(ring), Ok(vec![]));
+        write(&mut d, gicd::ICPENDR + 4, 1 << 8);
+        assert_eq!(read(&d, gicd::ISPENDR + 4), 0);
+    }
+    // A line that is high already shows no difference.
+    let mut d = dist(64);
+    assert!(d.set_spi(40, true).is_ok());
+    assert!(d.pulse_spi(40).is_ok());
+    assert!(d.set_spi(40, false).is_ok());
+    assert_eq!(read(&d, gicd::ISPENDR + 4), 0);
+    assert_eq!(d.pulse_spi(64), Err(NoSuchInterrupt));
+}

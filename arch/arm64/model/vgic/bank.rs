@@ -99,6 +99,14 @@ impl Bank {
         }
     }
 
+    /// The line of `b` was high for a moment. The interrupt is pending until it is taken, whether it is
+    /// edge- or level-triggered: nobody is there to lower the line when the guest has served the device.
+    pub(super) fn pulse(&mut self, b: usize) -> u32 {
+        let new = 1 << b & !self.latch & !(self.line & !self.edge);
+        self.latch |= new;
+        new
+    }
+
     /// A register as the guest reads it, or as user space does. `first` is the bank's interrupt
     /// with which the access begins; `len` bytes, for priorities.
     pub(super) fn read(&self, field: Field, first: usize, len: u8, user: bool) -> u64 {

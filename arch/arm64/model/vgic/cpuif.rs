@@ -206,6 +206,36 @@ impl CpuIf {
         Ok(())
     }
 
+    /// ICC_RPR_EL1: the priority of the active interrupt of the highest; 0xff if there is none (IHI 0069,
+    /// 12.2.19).
+    pub fn running(&self, hw: &LrConfig) -> u64 {
+        const IDLE: u64 = 0xff;
+        // A bit for each group priority, from the highest on: of 7 bits at the most.
+        let shift = 8 - u32::from(hw.pri_bits.clamp(5, 7));
+        let mut first = 0;
+        for (a, b) in self.ap0r.iter().zip(&self.ap1r) {
+            match a | b {
+                0 => first += 32,
+                bits => return u64::from(first + bits.trailing_zeros()) << shift,
+            }
+        }
+        IDLE
+    }
+
+    /// A guest writes ICC_PMR_EL1 or ICC_CTLR_EL1, which have trapped. True if `instr` is one of them.
+    pub fn write(&mut self, instr: u16, value: u64) -> bool {
+        match find(instr) {
+            Ok(Reg::Pmr) => self.vmcr.set_field(Vmcr::PMR_SHIFT, 0xff, value),
+            Ok(Reg::Ctlr) => {
+                self.vmcr.set_flag(Vmcr::CBPR, value & ctlr::CBPR != 0);
+                self.vmcr
+                    .set_flag(Vmcr::EOI_SPLIT, value & ctlr::EOI_MODE != 0);
+            }
+            _ => return false,
+        }
+        true
+    }
+
     /// `n`, if there is an active priorities register of that number: one with up to 5 bits of a
     /// priority, two with 6, else four.
     fn apr(&self, n: usize) -> Result<usize, RegError> {

@@ -218,6 +218,12 @@ impl Dist {
         Ok(self.update(w, |spis| spis.bank.set_line(b, level, true)))
     }
 
+    /// The line of an SPI was high for a moment.
+    pub fn pulse_spi(&mut self, intid: u32) -> Result<Vcpus, NoSuchInterrupt> {
+        let (w, b) = self.locate(intid).ok_or(NoSuchInterrupt)?;
+        Ok(self.update(w, |spis| spis.bank.pulse(b)))
+    }
+
     /// The levels of the 32 lines from `intid`, a multiple of 32, on
     /// (KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO); those of [`super::Private::level_info`] are not here.
     /// Lines of edge-triggered interrupts read as low.

@@ -116,6 +116,8 @@ pub mod hcr {
     pub const TC: u64 = 1 << 10;
     /// ICC_DIR_EL1 traps (if ICH_VTR_EL2.TDS).
     pub const TDIR: u64 = 1 << 14;
+    /// All registers of the CPU interface trap: TC, TALL0, TALL1, TDIR. It does not work either.
+    pub const ALL_TRAP: u64 = TC | 1 << 11 | 1 << 12 | TDIR;
     /// Interrupts that the guest ended, and that were in no list register: modulo 32
     pub const fn eoi_count(hcr: u64) -> u32 {
         (hcr >> 27 & 0x1f) as u32
