@@ -14,7 +14,7 @@ use super::{
     psci, quick, Arm64,
 };
 use crate::{
-    abi::exit::Common,
+    abi::exit::{Common, WriteRun},
     bindings as rb,
     family::{Ctx, Next, Step},
     host::trace,
@@ -174,10 +174,15 @@ fn slow_fault(
     let outcome = match vm.memory.fault(view, gpa, access, &mut ctx.vcpu.cache) {
         Ok(o) => o,
         Err(e) if e == EFAULT => {
-            return Ok(Next::ToUser(UserExit::Common(Common::MemoryFault {
-                gpa: gpa & !0xfff,
-                size: 4096,
-            })))
+            trace::guest_error(c"no memory behind a slot; gpa", gpa, 0);
+            if let Some(run) = ctx.core.run_page() {
+                Common::MemoryFault {
+                    gpa: gpa & !0xfff,
+                    size: 0x1000,
+                }
+                .write(run);
+            }
+            return Err(EFAULT);
         }
         Err(e) => return Err(e),
     };
