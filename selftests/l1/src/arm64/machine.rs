@@ -114,7 +114,12 @@ impl Cpu {
     /// The kernel's; with EFAULT and a memory-fault exit, the exit is given.
     pub fn run(&mut self) -> Result<Exit, i32> {
         match sys::call(self.raw(), sys::RUN, 0) {
-            Ok(_) => Ok(self.exit()),
+            Ok(_) => {
+                let exit = self.exit();
+                // The one exit with which KVM_RUN fails.
+                assert!(!matches!(exit, Exit::MemoryFault { .. }), "{exit:x?}");
+                Ok(exit)
+            }
             Err(libc::EFAULT | libc::EHWPOISON)
                 if self.page().exit_reason == KVM_EXIT_MEMORY_FAULT =>
             {

@@ -4,23 +4,17 @@
 
 mod harness;
 
-mod code;
-mod debug;
-mod events;
-mod ioctls;
-mod ioeventfd;
-mod lapic;
-mod memory;
-mod msi;
-mod msrs;
-mod races;
-mod refusals;
-mod roundtrip;
-mod smp;
-mod time;
+#[cfg(target_arch = "aarch64")]
+mod arm64;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
+#[cfg(target_arch = "aarch64")]
+use arm64::AREAS;
 use clap::Parser;
 use std::process::ExitCode;
+#[cfg(target_arch = "x86_64")]
+use x86::AREAS;
 
 #[derive(Parser)]
 #[command(about = "Tests of the KVM ABI in L1")]
@@ -48,24 +42,8 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     rkvm_l1::set_device(args.device.clone());
-    let all = [
-        ("ioctls", ioctls::TESTS),
-        ("refusals", refusals::TESTS),
-        ("roundtrip", roundtrip::TESTS),
-        ("code", code::TESTS),
-        ("events", events::TESTS),
-        ("debug", debug::TESTS),
-        ("msrs", msrs::TESTS),
-        ("lapic", lapic::TESTS),
-        ("smp", smp::TESTS),
-        ("msi", msi::TESTS),
-        ("ioeventfd", ioeventfd::TESTS),
-        ("memory", memory::TESTS),
-        ("races", races::TESTS),
-        ("time", time::TESTS),
-    ];
     harness::run(
-        &all,
+        AREAS,
         &harness::Options {
             filter: args.filter,
             list: args.list,

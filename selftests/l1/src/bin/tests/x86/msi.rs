@@ -2,8 +2,8 @@
 
 //! Interrupts from outside: MSIs, GSI routes, irqfds, resampling, EOIs for an IOAPIC in user space.
 
+use super::lapic::{await_count, x2apic_on};
 use crate::harness::tests;
-use crate::lapic::{await_count, x2apic_on};
 use iced_x86::code_asm::*;
 use iced_x86::IcedError;
 use kvm_bindings::*;
@@ -129,7 +129,7 @@ fn msi_destinations() -> Outcome {
     // Three CPUs that wait; physical by id, logical by mask, broadcast.
     let mut m = Machine::with(Mode::Long, Irqchip::Split, 3);
     m.code(kit::CODE, 64, |a| {
-        crate::lapic::xapic_on(a)?;
+        super::lapic::xapic_on(a)?;
         // LDR: one bit each, flat model.
         a.mov(eax, dword_ptr(r15 + 0x20))?;
         a.shr(eax, 24)?;
@@ -169,7 +169,7 @@ fn msi_destinations() -> Outcome {
 fn msi_lowest_priority() -> Outcome {
     let mut m = Machine::with(Mode::Long, Irqchip::Split, 2);
     m.code(kit::CODE, 64, |a| {
-        crate::lapic::xapic_on(a)?;
+        super::lapic::xapic_on(a)?;
         a.mov(eax, dword_ptr(r15 + 0x20))?;
         a.shr(eax, 24)?;
         a.mov(ecx, eax)?;

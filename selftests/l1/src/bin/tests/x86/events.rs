@@ -124,7 +124,7 @@ fn interrupt_waits_for_sti() -> Outcome {
 fn sti_shadow() -> Outcome {
     // STI; CLI opens no window; STI; NOP does. The handler notes where it came from.
     let mut m = at_port(Irqchip::Split, |a| {
-        crate::lapic::x2apic_on(a)?;
+        super::lapic::x2apic_on(a)?;
         kit::wrmsr(a, 0x83f, 0x66)?;
         a.sti()?;
         a.cli()?;
@@ -140,7 +140,7 @@ fn sti_shadow() -> Outcome {
 
 fn mov_ss_shadow() -> Outcome {
     let mut m = at_port(Irqchip::Split, |a| {
-        crate::lapic::x2apic_on(a)?;
+        super::lapic::x2apic_on(a)?;
         a.mov(ebx, ss)?;
         a.sti()?;
         a.nop()?;
@@ -257,7 +257,7 @@ fn nmi_is_masked_until_iret() -> Outcome {
 
 fn nmi_wakes_hlt() -> Outcome {
     let mut m = at_port(Irqchip::Split, |a| {
-        crate::lapic::x2apic_on(a)?;
+        super::lapic::x2apic_on(a)?;
         a.hlt()?;
         kit::count(a, 2)
     });
@@ -281,7 +281,7 @@ fn nmi_wakes_hlt() -> Outcome {
 
 fn nmi_before_interrupt() -> Outcome {
     let mut m = at_port(Irqchip::Split, |a| {
-        crate::lapic::x2apic_on(a)?;
+        super::lapic::x2apic_on(a)?;
         kit::wrmsr(a, 0x83f, 0x44)?;
         a.sti()?;
         a.out(0x51, al)
@@ -299,7 +299,7 @@ fn nmi_before_interrupt() -> Outcome {
 fn exception_before_interrupt() -> Outcome {
     let mut m = at_port(Irqchip::Split, |a| {
         let mut after = a.create_label();
-        crate::lapic::x2apic_on(a)?;
+        super::lapic::x2apic_on(a)?;
         kit::expect64(a, after)?;
         kit::wrmsr(a, 0x83f, 0x44)?;
         a.sti()?;
@@ -317,7 +317,7 @@ fn exception_before_interrupt() -> Outcome {
 fn interrupt_during_string_io() -> Outcome {
     // REP INS with a timer that ticks: every byte arrives once, whatever comes between.
     let mut m = at_port(Irqchip::Split, |a| {
-        crate::lapic::x2apic_on(a)?;
+        super::lapic::x2apic_on(a)?;
         kit::wrmsr(a, 0x83e, 0xb)?;
         kit::wrmsr(a, 0x832, 0x2_0045)?;
         kit::wrmsr(a, 0x838, 1_000_000)?;

@@ -6,7 +6,7 @@ use crate::harness::tests;
 use kvm_bindings::*;
 use libc::{E2BIG, EEXIST, EFAULT, EINVAL, EIO, ENOENT, ENOTTY, ENXIO};
 use rkvm_l1::machine::{cpuid, enable, split};
-use rkvm_l1::sys::{self, Arg, On, IOCTLS, UNMAPPED};
+use rkvm_l1::sys::{self, in_child, Arg, On, IOCTLS, UNMAPPED};
 use rkvm_l1::{env, kit, kvm, Exit, Irqchip, Machine, Mode, Outcome};
 use std::os::fd::AsRawFd;
 
@@ -1263,25 +1263,6 @@ fn stats_fd() -> Outcome {
         );
     }
     Ok(())
-}
-
-/// Runs `f` in a child and gives what it exits with.
-pub fn in_child(f: impl FnOnce() -> i32) -> i32 {
-    // SAFETY: the child runs `f` and ends.
-    unsafe {
-        let pid = libc::fork();
-        assert!(pid >= 0, "fork");
-        if pid == 0 {
-            libc::_exit(f());
-        }
-        let mut status = 0;
-        libc::waitpid(pid, &mut status, 0);
-        if libc::WIFEXITED(status) {
-            libc::WEXITSTATUS(status)
-        } else {
-            -libc::WTERMSIG(status)
-        }
-    }
 }
 
 fn other_process() -> Outcome {

@@ -2,8 +2,8 @@
 
 //! Several vCPUs: start-up, IPIs, halting, atomic accesses.
 
+use super::lapic::{await_count, delay, x2apic_on, xapic_on};
 use crate::harness::tests;
-use crate::lapic::{await_count, delay, x2apic_on, xapic_on};
 use iced_x86::code_asm::*;
 use iced_x86::IcedError;
 use kvm_bindings::*;

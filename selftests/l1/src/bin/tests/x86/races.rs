@@ -3,13 +3,12 @@
 //! Things done at the same time, and processes that end in the middle.
 
 use crate::harness::tests;
-use crate::ioctls::in_child;
 use iced_x86::code_asm::*;
 use kvm_bindings::*;
 use rkvm_l1::kit::{self, CODE};
 use rkvm_l1::machine::split;
 use rkvm_l1::ram::Ram;
-use rkvm_l1::sys;
+use rkvm_l1::sys::{self, in_child};
 use rkvm_l1::{skip, Exit, Irqchip, Machine, Mode, Outcome};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
@@ -364,7 +363,7 @@ fn munmap_while_running() -> Outcome {
 fn routes_change_while_signalled() -> Outcome {
     let m = Machine::new(Mode::Long, kit::done)?;
     let e = sys::Event::new();
-    crate::msi::routes(&m, &[crate::msi::route(7, 0x62)]).expect("routes");
+    super::msi::routes(&m, &[super::msi::route(7, 0x62)]).expect("routes");
     let mut i = kvm_irqfd {
         fd: e.0 as u32,
         gsi: 7,
@@ -379,7 +378,7 @@ fn routes_change_while_signalled() -> Outcome {
             }
         });
         for n in 0..200 {
-            crate::msi::routes(&m, &[crate::msi::route(7, 0x40 + n % 100)]).expect("routes");
+            super::msi::routes(&m, &[super::msi::route(7, 0x40 + n % 100)]).expect("routes");
         }
         done.store(true, Ordering::Release);
     });
@@ -390,7 +389,7 @@ fn irqfd_races_with_vm_close() -> Outcome {
     for _ in 0..20 {
         let m = Machine::new(Mode::Long, kit::done)?;
         let e = sys::Event::new();
-        crate::msi::routes(&m, &[crate::msi::route(7, 0x62)]).expect("routes");
+        super::msi::routes(&m, &[super::msi::route(7, 0x62)]).expect("routes");
         let mut i = kvm_irqfd {
             fd: e.0 as u32,
             gsi: 7,

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! x86's tests.
+
+mod code;
+mod debug;
+mod events;
+mod ioctls;
+mod ioeventfd;
+mod lapic;
+mod memory;
+mod msi;
+mod msrs;
+mod races;
+mod refusals;
+mod roundtrip;
+mod smp;
+mod time;
+
+/// All, by area.
+pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
+    ("ioctls", ioctls::TESTS),
+    ("refusals", refusals::TESTS),
+    ("roundtrip", roundtrip::TESTS),
+    ("code", code::TESTS),
+    ("events", events::TESTS),
+    ("debug", debug::TESTS),
+    ("msrs", msrs::TESTS),
+    ("lapic", lapic::TESTS),
+    ("smp", smp::TESTS),
+    ("msi", msi::TESTS),
+    ("ioeventfd", ioeventfd::TESTS),
+    ("memory", memory::TESTS),
+    ("races", races::TESTS),
+    ("time", time::TESTS),
+];
