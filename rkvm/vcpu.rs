@@ -256,7 +256,9 @@ impl<F: Family> Vcpu<F> {
             return Ok(0);
         }
         if run.read::<u8>(offset_of!(rb::kvm_run, immediate_exit__unsafe)) != 0 {
-            return interrupted();
+            // The reason stays what it was: user space looks at the last exit again after it has had
+            // the access finished.
+            return Err(EINTR);
         }
         loop {
             if work::pending() && work::handle().is_err() {

@@ -19,6 +19,14 @@ crate::ioctls! {
     GET_MP_STATE = _IOR(0x98, rb::kvm_mp_state) on Vcpu;
     /// Sets that.
     SET_MP_STATE = _IOW(0x99, rb::kvm_mp_state) on Vcpu;
+    /// SErrors that wait.
+    GET_VCPU_EVENTS = _IOR(0x9f, rb::kvm_vcpu_events) on Vcpu;
+    /// Makes one pending, or ends an access in an abort.
+    SET_VCPU_EVENTS = _IOW(0xa0, rb::kvm_vcpu_events) on Vcpu;
+    /// Which bits of ID registers can be set.
+    ARM_GET_REG_WRITABLE_MASKS = _IOR(0xb6, rb::reg_mask_range) on Vm;
+    /// A feature is as it is to be.
+    ARM_VCPU_FINALIZE = _IOW(0xc2, i32) on Vcpu;
 }
 
 /// What arm64 has on every host; values that depend on it are added by the code.
@@ -30,6 +38,10 @@ pub(crate) const CAPS: &[Cap] = caps! {
     KVM_CAP_ARM_PSCI_0_2 = 1;
     KVM_CAP_ARM_NISV_TO_USER = 1;
     KVM_CAP_ARM_SYSTEM_SUSPEND = 1;
+    KVM_CAP_ARM_INJECT_EXT_DABT = 1;
+    KVM_CAP_ARM_SUPPORTED_REG_MASK_RANGES = 1;
+    KVM_CAP_ARM_WRITABLE_IMP_ID_REGS = 1;
+    KVM_CAP_VCPU_EVENTS = 1;
     KVM_CAP_ENABLE_CAP = 1;
     KVM_CAP_MEMORY_FAULT_INFO = 1;
 };

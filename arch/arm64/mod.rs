@@ -3,9 +3,11 @@
 //! arm64 with VHE: the kernel runs at EL2, guests at EL1.
 
 mod abi;
+mod controls;
 mod exit;
 mod gic;
 mod host;
+mod ids;
 pub(crate) mod insn;
 mod ioctl;
 #[allow(
@@ -23,6 +25,7 @@ mod sysreg;
 mod timer;
 mod vcpu;
 mod vm;
+mod vmid;
 
 use crate::{
     abi::cap,
@@ -64,6 +67,7 @@ pub(crate) struct Loaded {
 
 impl CpuPower for Arm64 {
     fn on() -> Result {
+        host::Host::add_cpu();
         insn::enable_irqs(true);
         Ok(())
     }
@@ -107,7 +111,7 @@ impl Family for Arm64 {
     const MMAP_PAGES: usize = 2;
     const COALESCED_PAGE: usize = rb::KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
     const MAX_VCPU_ID: u32 = 512;
-    const GUEST_DEBUG: u32 = 0;
+    const GUEST_DEBUG: u32 = model::debug::control::ALL;
 
     type Entry = model::stage2::Stage2;
     type Controller = gic::Gic;
@@ -126,6 +130,11 @@ impl Family for Arm64 {
             rb::KVM_CAP_NR_VCPUS => crate::host::work::online_cpus(),
             rb::KVM_CAP_MAX_VCPU_ID => Self::MAX_VCPU_ID as i32,
             rb::KVM_CAP_ARM_VM_IPA_SIZE => host.pa_bits as i32,
+            rb::KVM_CAP_ARM_PTRAUTH_ADDRESS | rb::KVM_CAP_ARM_PTRAUTH_GENERIC => host.pauth.into(),
+            rb::KVM_CAP_ARM_SVE => (host.sve_lengths().max() > 0).into(),
+            rb::KVM_CAP_ARM_INJECT_SERROR_ESR => host.ras.into(),
+            rb::KVM_CAP_GUEST_DEBUG_HW_BPS => host.debug.0.into(),
+            rb::KVM_CAP_GUEST_DEBUG_HW_WPS => host.debug.1.into(),
             number => cap::value(abi::CAPS, number),
         }
     }
@@ -199,7 +208,7 @@ impl Family for Arm64 {
         if vm.controller.is_ready() {
             return Err(trace::refuse(EBUSY, c"the GIC has all its vCPUs"));
         }
-        let v = vcpu::Vcpu::new(&vm.family, vm.memory.root(), &vm.memory.config(), id, kick)?;
+        let v = vcpu::Vcpu::new(&vm.family, vm.memory.root(), &vm.memory.config(), kick)?;
         let gic = gic::Cpu::new(id, index, vm.controller.hw(), kick)?;
         gic.map_timer(vm.family.host.irqs.vtimer_intid)?;
         let power = Power {
@@ -207,25 +216,36 @@ impl Family for Arm64 {
             entry: AtomicU64::new(0),
             context: AtomicU64::new(0),
         };
-        Ok((v, Shared { gic, power }))
+        let mpidr = AtomicU64::new(model::trap::mpidr(id));
+        Ok((v, Shared { gic, power, mpidr }))
     }
 
     fn vcpu_ioctl(ctx: &mut Ctx<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
         ioctl::vcpu(ctx, cmd, arg)
     }
 
-    fn set_guest_debug(_ctx: &mut Ctx<'_, Self>, _d: &rb::kvm_guest_debug) -> Result {
-        Err(EINVAL)
+    fn set_guest_debug(ctx: &mut Ctx<'_, Self>, d: &rb::kvm_guest_debug) -> Result {
+        ioctl::set_guest_debug(ctx.vcpu, d);
+        Ok(())
     }
 
     fn resume(ctx: &mut Ctx<'_, Self>) -> Result<Next<UserExit>> {
         if !ctx.vcpu.initialized {
             return Err(trace::refuse(ENOEXEC, c"KVM_ARM_VCPU_INIT comes first"));
         }
+        if !ctx.vcpu.is_final() {
+            return Err(trace::refuse(EPERM, c"KVM_ARM_VCPU_FINALIZE comes first"));
+        }
+        let vm = &ctx.vm.family;
+        vm.ids.start(vm.host, ctx.vm.controller.is_ready());
+        ctx.vcpu.refresh(vm);
+        ctx.vcpu.run_flags = 0;
         if let Some(r) = ctx.vcpu.mmio.take() {
-            let run = ctx.core.run_page().ok_or(EIO)?;
-            let bytes: u64 = run.read(crate::abi::exit::DATA + 8);
-            ctx.vcpu.set_x(r.rt(), r.load(bytes.to_le_bytes()));
+            if !r.write {
+                let run = ctx.core.run_page().ok_or(EIO)?;
+                let bytes: u64 = run.read(crate::abi::exit::DATA + 8);
+                ctx.vcpu.set_x(r.rt(), r.load(bytes.to_le_bytes()));
+            }
             ctx.vcpu.advance();
         }
         Ok(Next::Reenter)
@@ -233,7 +253,7 @@ impl Family for Arm64 {
 
     fn publish(ctx: &mut Ctx<'_, Self>) {
         if let Some(run) = ctx.core.run_page() {
-            run.write(offset_of!(rb::kvm_run, flags), 0u16);
+            run.write(offset_of!(rb::kvm_run, flags), ctx.vcpu.run_flags);
         }
     }
 
@@ -256,7 +276,7 @@ impl Family for Arm64 {
         let (gic, cpu) = (&*vm.controller, &*ctx.core.shared.gic);
         ctx.vcpu.update_timers(&vm.family, gic, cpu);
         if ctx.vcpu.waiting {
-            if !gic.pending(cpu) {
+            if !gic.pending(cpu) && ctx.vcpu.serror.is_none() {
                 ctx.vcpu.set_alarm(&vm.family, true);
                 return Ok(Poll::Block);
             }
@@ -274,16 +294,15 @@ impl Family for Arm64 {
         }
         let (gic, cpu) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
         ctx.vcpu.update_timers(&ctx.vm.family, gic, cpu);
-        !ctx.vcpu.waiting || gic.pending(cpu)
+        !ctx.vcpu.waiting || gic.pending(cpu) || ctx.vcpu.serror.is_some()
     }
 
     fn section_begins(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
-        ctx.vcpu
-            .section_begins(&ctx.vm.family, &ctx.core.shared.gic);
+        ctx.vcpu.section_begins(&ctx.vm.family, &ctx.core.shared);
     }
 
     fn section_ends(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
-        ctx.vcpu.section_ends();
+        ctx.vcpu.section_ends(&ctx.vm.family);
     }
 
     fn flush_tlb(_ctx: &mut Ctx<'_, Self>) {

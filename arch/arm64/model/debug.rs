@@ -119,11 +119,7 @@ pub const fn plan(control: u32, mdscr: u64, oslsr: u64) -> Plan {
             loaded: if hardware { Loaded::User } else { Loaded::None },
             mdscr: own
                 | if step { mdscr::SS } else { 0 }
-                | if hardware {
-                    mdscr::KDE | mdscr::MDE
-                } else {
-                    0
-                },
+                | if hardware { mdscr::KDE | mdscr::MDE } else { 0 },
             mdcr: mdcr::TDA | if debugged { mdcr::TDE } else { 0 },
             step,
         };

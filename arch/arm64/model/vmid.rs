@@ -6,6 +6,8 @@
 //!
 //! Arm ARM (DDI 0487), D8.16 (VMID). VMID 0 is never given: it stands in VTTBR_EL2 while no guest is loaded.
 
+use core::ops::DerefMut;
+
 /// A VMID and its generation; 0 has never been given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tagged(u64);
@@ -64,10 +66,10 @@ pub struct Renewed {
     pub flush: bool,
 }
 
-impl<M: AsMut<[u64]>, R: AsMut<[Tagged]>> Vmids<M, R> {
+impl<M: DerefMut<Target = [u64]>, R: DerefMut<Target = [Tagged]>> Vmids<M, R> {
     /// `used` has a bit for each VMID that the hardware has, `held` an entry for each processor; all are zero.
-    pub fn new(mut used: M, held: R) -> Self {
-        let count = used.as_mut().len().saturating_mul(64).min(1 << ID_BITS);
+    pub fn new(used: M, held: R) -> Self {
+        let count = used.len().saturating_mul(64).min(1 << ID_BITS);
         Vmids {
             used,
             held,
@@ -82,13 +84,13 @@ impl<M: AsMut<[u64]>, R: AsMut<[Tagged]>> Vmids<M, R> {
         self.generation
     }
 
-    fn is_used(&mut self, id: usize) -> bool {
-        let word = self.used.as_mut().get(id / 64);
+    fn is_used(&self, id: usize) -> bool {
+        let word = self.used.get(id / 64);
         word.is_none_or(|w| *w >> (id % 64) & 1 != 0)
     }
 
     fn mark(&mut self, id: usize) {
-        if let Some(w) = self.used.as_mut().get_mut(id / 64) {
+        if let Some(w) = self.used.get_mut(id / 64) {
             *w |= 1 << (id % 64);
         }
     }
@@ -117,7 +119,7 @@ impl<M: AsMut<[u64]>, R: AsMut<[Tagged]>> Vmids<M, R> {
             // Where a processor holds it, the VM keeps it: translations are dropped by VMID, for all processors.
             let kept = Tagged::new(self.generation, old.id());
             let mut is_held = false;
-            for h in self.held.as_mut().iter_mut().filter(|h| **h == old) {
+            for h in self.held.iter_mut().filter(|h| **h == old) {
                 *h = kept;
                 is_held = true;
             }
@@ -149,15 +151,15 @@ impl<M: AsMut<[u64]>, R: AsMut<[Tagged]>> Vmids<M, R> {
     fn roll_over(&mut self, mut take: impl FnMut(usize) -> u64) {
         self.generation += 1;
         self.next = 1;
-        self.used.as_mut().fill(0);
-        for cpu in 0..self.held.as_mut().len() {
+        self.used.fill(0);
+        for cpu in 0..self.held.len() {
             let has = match take(cpu) {
                 // It has not looked since the last change: what it had then it may have still.
-                0 => self.held.as_mut().get(cpu).copied().unwrap_or_default(),
+                0 => self.held.get(cpu).copied().unwrap_or_default(),
                 IDLE => Tagged(0),
                 word => Tagged(word),
             };
-            if let Some(h) = self.held.as_mut().get_mut(cpu) {
+            if let Some(h) = self.held.get_mut(cpu) {
                 *h = has;
             }
             if has.0 != 0 {

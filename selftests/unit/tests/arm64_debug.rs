@@ -45,11 +45,20 @@ fn user_space_debugs() {
     let guests = mdscr::MDE | mdscr::KDE | mdscr::SS | TDCC;
     for oslsr in [0, OS_LOCKED] {
         let p = plan(control::ENABLE | control::SOFTWARE, guests, oslsr);
-        assert_eq!((p.loaded, p.mdscr, p.mdcr, p.step), (Loaded::None, TDCC, all, false));
+        assert_eq!(
+            (p.loaded, p.mdscr, p.mdcr, p.step),
+            (Loaded::None, TDCC, all, false)
+        );
         let p = plan(control::ENABLE | control::STEP, guests, oslsr);
-        assert_eq!((p.loaded, p.mdscr, p.step), (Loaded::None, TDCC | mdscr::SS, true));
+        assert_eq!(
+            (p.loaded, p.mdscr, p.step),
+            (Loaded::None, TDCC | mdscr::SS, true)
+        );
         let p = plan(control::ALL, guests, oslsr);
-        assert_eq!((p.loaded, p.mdscr, p.mdcr, p.step), (Loaded::User, guests, all, true));
+        assert_eq!(
+            (p.loaded, p.mdscr, p.mdcr, p.step),
+            (Loaded::User, guests, all, true)
+        );
     }
     // Nothing counts without ENABLE.
     assert_eq!(plan(control::ALL & !1, guests, 0), plan(0, guests, 0));
@@ -124,7 +133,10 @@ fn serrors_of_user_space() {
     assert!(set(&e, false).is_err());
     assert!(set(&Events { esr: 1 << 25, ..e }, true).is_err());
     // Without one of its own.
-    let plain = Events { has_esr: false, ..e };
+    let plain = Events {
+        has_esr: false,
+        ..e
+    };
     assert_eq!(set(&plain, false).unwrap().serror, Some(IDS));
     assert_eq!(set(&plain, true).unwrap().serror, Some(IDS));
     // A syndrome of nothing does not matter.

@@ -8,10 +8,13 @@ use std::collections::HashMap;
 
 #[test]
 fn one_after_the_other() {
-    let mut v = Vmids::new([0_u64; 1], [Tagged::default(); 2]);
+    let mut v = Vmids::new(vec![0_u64; 1], vec![Tagged::default(); 2]);
     for want in 1..64 {
         let r = v.renew(Tagged::default(), |_| panic!()).unwrap();
-        assert_eq!((r.vmid.id(), r.vmid.generation(), r.flush), (want, 1, false));
+        assert_eq!(
+            (r.vmid.id(), r.vmid.generation(), r.flush),
+            (want, 1, false)
+        );
     }
     // The second processor has number 7.
     let seven = Tagged::of(1 << 16 | 7);
@@ -41,7 +44,7 @@ fn one_after_the_other() {
 
 #[test]
 fn never_zero() {
-    let mut v = Vmids::new([0_u64; 4], [Tagged::default(); 1]);
+    let mut v = Vmids::new(vec![0_u64; 4], vec![Tagged::default(); 1]);
     for _ in 0..1000 {
         let r = v.renew(Tagged::default(), |_| IDLE).unwrap();
         assert_ne!(r.vmid.id(), 0);
@@ -52,7 +55,7 @@ fn never_zero() {
 
 #[test]
 fn no_room() {
-    let mut v = Vmids::new([u64::MAX; 1], [Tagged::default(); 64]);
+    let mut v = Vmids::new(vec![u64::MAX; 1], vec![Tagged::default(); 64]);
     // Each processor has one, and number 0 is nobody's.
     let r = v.renew(Tagged::default(), |cpu| 1 << 16 | cpu as u64);
     assert_eq!(r, None);
@@ -63,7 +66,7 @@ const VMS: usize = 100;
 
 /// A host of 64 VMIDs, whose processors do what `vm.rs` does.
 struct Host {
-    vmids: Vmids<[u64; 1], [Tagged; CPUS]>,
+    vmids: Vmids<Vec<u64>, Vec<Tagged>>,
     words: [u64; CPUS],
     of_vm: [Tagged; VMS],
     loaded: [Option<usize>; CPUS],
@@ -117,7 +120,7 @@ proptest! {
     #[test]
     fn nobody_meets_another_ones_translations(steps in prop::collection::vec((0..CPUS, 0..VMS, any::<bool>()), 1..3000)) {
         let mut h = Host {
-            vmids: Vmids::new([0], [Tagged::default(); CPUS]),
+            vmids: Vmids::new(vec![0], vec![Tagged::default(); CPUS]),
             words: [0; CPUS],
             of_vm: [Tagged::default(); VMS],
             loaded: [None; CPUS],
