@@ -37,6 +37,8 @@ mod hcr {
     pub(super) const API: u64 = 1 << 41;
     pub(super) const FWB: u64 = 1 << 46;
     pub(super) const TID4: u64 = 1 << 49;
+    pub(super) const TTLBOS: u64 = 1 << 55;
+    pub(super) const TID5: u64 = 1 << 58;
 
     /// What every guest has.
     pub(super) const ALWAYS: u64 = VM
@@ -47,6 +49,7 @@ mod hcr {
         | FB
         | BSU_INNER
         | TWI
+        | TID1
         | TID3
         | TSC
         | TIDCP
@@ -62,6 +65,7 @@ mod hcrx {
     pub(super) const MSCEN: u64 = 1 << 11;
     pub(super) const TCR2EN: u64 = 1 << 14;
     pub(super) const SCTLR2EN: u64 = 1 << 15;
+    pub(super) const ENFPM: u64 = 1 << 23;
 }
 
 /// HFGRTR_EL2 and HFGWTR_EL2: PIRE0_EL1 and PIR_EL1 do not trap. What guests must not have (TPIDR2_EL0,
@@ -113,27 +117,24 @@ pub(crate) fn mdcr(host: &Host) -> u64 {
 pub(crate) const SERROR: u64 = hcr::VSE;
 
 /// What a vCPU's features and ID registers change.
-pub(crate) fn apply(
-    c: &mut GuestControls,
-    host: &Host,
-    features: u32,
-    ids: &Values,
-    implementation: bool,
-) {
+pub(crate) fn apply(c: &mut GuestControls, host: &Host, features: u32, ids: &Values) {
     let pauth = has(features, rb::KVM_ARM_VCPU_PTRAUTH_ADDRESS);
     let ctr = idreg::guest_value(
         Sysreg::CTR_EL0,
         super::insn::ftr(Sysreg::CTR_EL0),
         &idreg::Config::default(),
     );
+    let tlb = ids.get(Sysreg::ID_AA64ISAR0_EL1) >> 56 & 0xf;
     let own_ctr = ids.get(Sysreg::CTR_EL0) != ctr;
     let when = |on: bool, bits: u64| if on { bits } else { 0 };
     c.hcr = hcr::ALWAYS
         | when(host.ras, hcr::TERR | hcr::TEA)
         | when(model::stage2::is_forced(), hcr::FWB)
         | when(pauth, hcr::API | hcr::APK)
-        // REVIDR_EL1, AIDR_EL1
-        | when(implementation, hcr::TID1)
+        // GMID_EL1, which no guest has
+        | when(host.tid5, hcr::TID5)
+        // TLBI to the outer shareable domain, if it is hidden
+        | when(host.ttlbos && tlb == 0, hcr::TTLBOS)
         // Caches; CTR_EL0 only where it must be, as user space reads it often.
         | if host.tid4 && !own_ctr {
             hcr::TID4
@@ -145,7 +146,8 @@ pub(crate) fn apply(
     c.hcrx = host.hcrx.then_some(
         when(mops, hcrx::MSCEN)
             | when(ids.features.tcr2, hcrx::TCR2EN)
-            | when(ids.features.sctlr2, hcrx::SCTLR2EN),
+            | when(ids.features.sctlr2, hcrx::SCTLR2EN)
+            | when(ids.features.fpmr, hcrx::ENFPM),
     );
     c.fine = host.fgt.then_some(when(ids.features.s1pie, FINE_PIE));
     c.vpidr = ids.midr;

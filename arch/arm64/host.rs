@@ -33,6 +33,12 @@ pub(crate) struct Host {
     pub(crate) tid4: bool,
     /// TCR2_EL1, SCTLR2_EL1, PIR_EL1 and PIRE0_EL1 exist, and HCRX_EL2 gives them to guests.
     pub(crate) later: bool,
+    /// FPMR exists, and HCRX_EL2 gives it to guests.
+    pub(crate) fpmr: bool,
+    /// HCR_EL2.TTLBOS exists (FEAT_EVT).
+    pub(crate) ttlbos: bool,
+    /// HCR_EL2.TID5 exists (FEAT_MTE2).
+    pub(crate) tid5: bool,
     /// EL0 runs AArch32.
     pub(crate) aarch32_el0: bool,
     /// Pointer authentication of addresses and generic, as KVM wants it.
@@ -154,6 +160,7 @@ impl Host {
         );
         let isar = [Sysreg::ID_AA64ISAR1_EL1, Sysreg::ID_AA64ISAR2_EL1].map(insn::ftr);
         let hcrx = field(mmfr1, 40) >= 1;
+        let evt = field(insn::ftr(Sysreg::ID_AA64MMFR2_EL1), 56);
         let ras = field(pfr0, 28);
         HOST.populate(Host {
             pa_bits,
@@ -164,8 +171,11 @@ impl Host {
             ras: ras >= 1,
             ras_1_0: ras == 1,
             fgt: field(mmfr0, 56) >= 1,
-            tid4: field(insn::ftr(Sysreg::ID_AA64MMFR2_EL1), 56) >= 1,
+            tid4: evt >= 1,
             later: hcrx && field(mmfr3, 0) >= 1 && field(mmfr3, 4) >= 1 && field(mmfr3, 8) >= 1,
+            fpmr: hcrx && field(insn::ftr(Sysreg::ID_AA64PFR2_EL1), 32) >= 1,
+            ttlbos: evt >= 2,
+            tid5: field(insn::ftr(Sysreg::ID_AA64PFR1_EL1), 8) >= 2,
             aarch32_el0: field(pfr0, 0) >= 2,
             pauth: idreg::has_pauth(isar[0], isar[1]),
             sve: field(pfr0, 32) >= 1,

@@ -37,8 +37,8 @@ fn config(host: &Host, features: u32) -> Config {
 fn of_host(host: &Host, r: Sysreg) -> u64 {
     let v = insn::ftr(r);
     match r {
-        // Nobody switches FPMR.
-        Sysreg::ID_AA64PFR2_EL1 => 0,
+        // FPMR, which the instructions of FPFR0 need.
+        Sysreg::ID_AA64PFR2_EL1 | Sysreg::ID_AA64FPFR0_EL1 if !host.fpmr => 0,
         // TCRX, SCTLRX, S1PIE; DF2, which is SCTLR2's; MOPS, which HCRX_EL2 turns on.
         Sysreg::ID_AA64MMFR3_EL1 if !host.later => 0,
         Sysreg::ID_AA64PFR1_EL1 if !host.later => v & !(0xf << 56),
@@ -186,15 +186,14 @@ impl Ids {
         self.ran.load(Ordering::Acquire) != 0
     }
 
-    /// The values, if they have changed since `seen`, which is then brought up to date; and whether
-    /// those of the implementation are user space's.
-    pub(crate) fn newer(&self, seen: &mut u32) -> Option<(Values, bool)> {
+    /// The values, if they have changed since `seen`, which is then brought up to date.
+    pub(crate) fn newer(&self, seen: &mut u32) -> Option<Values> {
         if self.version.load(Ordering::Acquire) == *seen {
             return None;
         }
         let inner = self.inner.lock();
         *seen = self.version.load(Ordering::Relaxed);
-        Some((inner.values, inner.implementation))
+        Some(inner.values)
     }
 
     /// A register's, for user space.

@@ -499,6 +499,18 @@ pub(crate) fn zcr() -> u64 {
     mrs!("S3_5_C1_C2_0")
 }
 
+/// FPMR, between `fp_begin` and `fp_end`, where the CPU has it.
+#[inline]
+pub(crate) fn load_fpmr(v: u64) {
+    msr!("S3_3_C4_C4_2", v);
+}
+
+/// Takes it back.
+#[inline]
+pub(crate) fn fpmr() -> u64 {
+    mrs!("S3_3_C4_C4_2")
+}
+
 /// The first entry of a section follows: RCU need not wait for this CPU. IRQs are off.
 #[inline]
 pub(crate) fn section_quiescent() {

@@ -11,7 +11,10 @@ use super::{
         events,
         exception::Exception,
         mmio::{self, Mmio, Request},
+        sysreg::Sysreg,
+        trap,
         vgic::FIRST_SPI,
+        walk::Tables,
     },
     psci, Arm64,
 };
@@ -198,7 +201,13 @@ fn sysreg(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) {
                 a.reg.bits()
             );
         }
-        ctx.vcpu.raise(Exception::undefined());
+        let v = &mut *ctx.vcpu;
+        let trap = trap::reported_as_trap(a.reg, v.ids.get(Sysreg::ID_AA64MMFR2_EL1));
+        v.raise(if trap {
+            Exception::sync(v.run.esr)
+        } else {
+            Exception::undefined()
+        });
     }
 }
 
@@ -233,12 +242,31 @@ fn slow_fault(
             let Some(d) = data else {
                 // Code where there is none.
                 let far = ctx.vcpu.run.far;
-                ctx.vcpu.external_abort(true, far, None);
+                let walk = walk_level(ctx, view, &abort, gpa);
+                ctx.vcpu.external_abort(true, far, walk);
                 return REENTER;
             };
             device(ctx, view, &d, gpa, outcome == Outcome::ReadOnly)
         }
     }
+}
+
+/// The level of the guest's own tables at which an access has failed, if it was a walk of them.
+fn walk_level(ctx: &Ctx<'_, Arm64>, view: &View<'_>, abort: &Abort, gpa: u64) -> Option<i8> {
+    if !abort.on_walk {
+        return None;
+    }
+    let el1 = &ctx.vcpu.el1;
+    let tables = Tables {
+        tcr: el1.tcr,
+        ttbr0: el1.ttbr0,
+        ttbr1: el1.ttbr1,
+        big_endian: el1.sctlr & 1 << 25 != 0,
+    };
+    tables.level_of(ctx.vcpu.run.far, gpa, |at| {
+        let mut bytes = [0; 8];
+        view.read(at, &mut bytes).ok().map(|()| bytes)
+    })
 }
 
 /// An access to a device.
@@ -252,10 +280,7 @@ fn device(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, d: &DataAbort, gpa: u64, sl
             REENTER
         }
         Mmio::Abort => {
-            let walk = match d.abort.fault {
-                Fault::Translation(l) | Fault::Permission(l) => Some(l),
-                _ => Some(0),
-            };
+            let walk = walk_level(ctx, view, &d.abort, gpa);
             ctx.vcpu.external_abort(false, far, walk);
             REENTER
         }

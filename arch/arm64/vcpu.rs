@@ -41,6 +41,8 @@ pub(crate) struct Vcpu {
     pub(crate) lengths: Lengths,
     /// ZCR_EL1
     pub(crate) zcr: u64,
+    /// FPMR
+    pub(crate) fpmr: u64,
     /// EL1's registers; in the CPU while a section lasts.
     pub(crate) el1: KBox<El1>,
     /// Likewise, where the CPU has them.
@@ -162,7 +164,7 @@ impl Vcpu {
         let run = KBox::new(Run::default(), GFP_KERNEL_ACCOUNT)?;
         let mut ids_seen = 0;
         let ids = KBox::new(
-            vm.ids.newer(&mut ids_seen).ok_or(EINVAL)?.0,
+            vm.ids.newer(&mut ids_seen).ok_or(EINVAL)?,
             GFP_KERNEL_ACCOUNT,
         )?;
         let mut slots = KVec::from_elem(0, trap::SLOTS, GFP_KERNEL_ACCOUNT)?;
@@ -181,6 +183,7 @@ impl Vcpu {
             sve: None,
             lengths: Lengths::default(),
             zcr: 0,
+            fpmr: 0,
             el1: KBox::new(El1::default(), GFP_KERNEL_ACCOUNT)?,
             later: El1Later::default(),
             debug: Debug::new()?,
@@ -249,15 +252,9 @@ impl Vcpu {
     /// Takes over the VM's ID registers, if they have changed.
     #[inline]
     pub(crate) fn refresh(&mut self, vm: &VmState) {
-        if let Some((ids, implementation)) = vm.ids.newer(&mut self.ids_seen) {
+        if let Some(ids) = vm.ids.newer(&mut self.ids_seen) {
             *self.ids = ids;
-            controls::apply(
-                &mut self.controls,
-                self.host,
-                self.features,
-                &self.ids,
-                implementation,
-            );
+            controls::apply(&mut self.controls, self.host, self.features, &self.ids);
         }
     }
 
@@ -294,6 +291,7 @@ impl Vcpu {
             Sysreg::OSLSR_EL1 => &mut self.debug.oslsr,
             Sysreg::DISR_EL1 => &mut self.disr,
             Sysreg::ZCR_EL1 => &mut self.zcr,
+            Sysreg::FPMR => &mut self.fpmr,
             _ => match key {
                 Some(n) => self.run.guest_keys.get_mut(n)?,
                 None => return self.debug.guest.get_mut(r),
@@ -373,6 +371,9 @@ impl Vcpu {
             }
             None => insn::fp_load(&self.fp),
         }
+        if self.host.fpmr {
+            insn::load_fpmr(self.fpmr);
+        }
         let d = &mut *self.debug;
         let registers = match d.plan.loaded {
             Loaded::None => None,
@@ -408,6 +409,9 @@ impl Vcpu {
                 self.zcr = insn::zcr();
             }
             None => insn::fp_save(&mut self.fp),
+        }
+        if self.host.fpmr {
+            self.fpmr = insn::fpmr();
         }
         if self.host.ras {
             self.disr = insn::vdisr();

@@ -19,3 +19,4 @@ pub mod sysreg;
 pub mod trap;
 pub mod vgic;
 pub mod vmid;
+pub mod walk;
