@@ -11,6 +11,9 @@
 int rkvm_arm64_vcpu_run(struct rkvm_arm64_run *run);
 void rkvm_arm64_fp_load(const struct rkvm_arm64_fp *fp);
 void rkvm_arm64_fp_save(struct rkvm_arm64_fp *fp);
+void rkvm_arm64_sve_load(const void *sve, const struct rkvm_arm64_fp *fp);
+void rkvm_arm64_sve_save(void *sve, struct rkvm_arm64_fp *fp);
+u64 rkvm_arm64_rdvl(void);
 
 /* arch/arm64/helpers.c */
 int rkvm_arm64_enter(struct rkvm_arm64_run *run);
@@ -18,8 +21,7 @@ void rkvm_arm64_fpu_begin(void);
 void rkvm_arm64_fpu_end(void);
 bool rkvm_arm64_in_hyp(void);
 u64 rkvm_arm64_ftr(u32 sysreg);
-void rkvm_arm64_flush_vmid(u64 vttbr);
-u64 rkvm_arm64_ccsidr(u32 select);
+u16 rkvm_arm64_sve_lengths(void);
 void rkvm_arm64_random(u64 *words, size_t n);
 u64 rkvm_arm64_run_delay(void);
 bool rkvm_arm64_clock(u64 *ns, u64 *count);

@@ -27,6 +27,14 @@ crate::ioctls! {
     GET_ATTR = _IOW(0xe2, rb::kvm_device_attr) on Vm | Vcpu;
     /// Says whether there is one.
     HAS_ATTR = _IOW(0xe3, rb::kvm_device_attr) on Vm | Vcpu;
+    /// SErrors that wait.
+    GET_VCPU_EVENTS = _IOR(0x9f, rb::kvm_vcpu_events) on Vcpu;
+    /// Makes one pending, or ends an access in an abort.
+    SET_VCPU_EVENTS = _IOW(0xa0, rb::kvm_vcpu_events) on Vcpu;
+    /// Which bits of ID registers can be set.
+    ARM_GET_REG_WRITABLE_MASKS = _IOR(0xb6, rb::reg_mask_range) on Vm;
+    /// A feature is as it is to be.
+    ARM_VCPU_FINALIZE = _IOW(0xc2, i32) on Vcpu;
 }
 
 /// What arm64 has on every host; values that depend on it are added by the code.
@@ -38,6 +46,10 @@ pub(crate) const CAPS: &[Cap] = caps! {
     KVM_CAP_ARM_PSCI_0_2 = 1;
     KVM_CAP_ARM_NISV_TO_USER = 1;
     KVM_CAP_ARM_SYSTEM_SUSPEND = 1;
+    KVM_CAP_ARM_INJECT_EXT_DABT = 1;
+    KVM_CAP_ARM_SUPPORTED_REG_MASK_RANGES = 1;
+    KVM_CAP_ARM_WRITABLE_IMP_ID_REGS = 1;
+    KVM_CAP_VCPU_EVENTS = 1;
     KVM_CAP_ENABLE_CAP = 1;
     KVM_CAP_VM_ATTRIBUTES = 1;
     KVM_CAP_VCPU_ATTRIBUTES = 1;

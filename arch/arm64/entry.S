@@ -244,3 +244,57 @@ SYM_FUNC_START(rkvm_arm64_fp_save)
 	str	x1, [x0, #520]
 	ret
 SYM_FUNC_END(rkvm_arm64_fp_save)
+
+	.arch_extension sve
+
+	.macro	for_all_z insn
+	.irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+	\insn	z\n, [x0, #\n, mul vl]
+	.endr
+	.endm
+
+	.macro	for_all_p insn
+	.irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+	\insn	p\n, [x2, #\n, mul vl]
+	.endr
+	.endm
+
+/*
+ * void rkvm_arm64_sve_load(const void *sve, const struct rkvm_arm64_fp *fp): Z0 to Z31, P0 to P15
+ * and FFR, one behind the other, as long as ZCR_EL2 makes them; FPSR and FPCR of fp.
+ */
+SYM_FUNC_START(rkvm_arm64_sve_load)
+	for_all_z ldr
+	addvl	x2, x0, #16
+	addvl	x2, x2, #16
+	ldr	p0, [x2, #16, mul vl]
+	wrffr	p0.b
+	for_all_p ldr
+	ldr	x2, [x1, #512]
+	msr	fpsr, x2
+	ldr	x2, [x1, #520]
+	msr	fpcr, x2
+	ret
+SYM_FUNC_END(rkvm_arm64_sve_load)
+
+/* void rkvm_arm64_sve_save(void *sve, struct rkvm_arm64_fp *fp): likewise. */
+SYM_FUNC_START(rkvm_arm64_sve_save)
+	for_all_z str
+	addvl	x2, x0, #16
+	addvl	x2, x2, #16
+	for_all_p str
+	rdffr	p0.b
+	str	p0, [x2, #16, mul vl]
+	mrs	x2, fpsr
+	str	x2, [x1, #512]
+	mrs	x2, fpcr
+	str	x2, [x1, #520]
+	ret
+SYM_FUNC_END(rkvm_arm64_sve_save)
+
+/* u64 rkvm_arm64_rdvl(void): quadwords of a vector. */
+SYM_FUNC_START(rkvm_arm64_rdvl)
+	rdvl	x0, #1
+	lsr	x0, x0, #4
+	ret
+SYM_FUNC_END(rkvm_arm64_rdvl)

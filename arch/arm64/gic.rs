@@ -481,8 +481,9 @@ impl Gic {
 
     /// The vCPU with this affinity: its id is in it, and most are made in the order of their ids.
     fn at(&self, affinity: Affinity) -> Option<&Cpu> {
-        let is =
-            |c: &&crate::vcpu::Core<Arm64>| Affinity::from_mpidr(trap::mpidr(c.id)) == affinity;
+        let is = |c: &&crate::vcpu::Core<Arm64>| {
+            Affinity::from_mpidr(c.shared.mpidr.load(Ordering::Relaxed)) == affinity
+        };
         let bits = affinity.bits();
         let guess = bits & 0xf | bits >> 4 & 0xff0 | bits >> 4 & 0xff000;
         let core = self.vcpus.get(guess).filter(is);
@@ -946,7 +947,8 @@ pub(crate) mod attr {
         }
         let mut affinities: KVec<Affinity> = KVec::new();
         for c in gic.vcpus.iter() {
-            affinities.push(Affinity::from_mpidr(trap::mpidr(c.id)), GFP_KERNEL_ACCOUNT)?;
+            let mpidr = c.shared.mpidr.load(Ordering::Relaxed);
+            affinities.push(Affinity::from_mpidr(mpidr), GFP_KERNEL_ACCOUNT)?;
         }
         let dist = Dist::new(
             Config {

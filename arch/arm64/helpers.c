@@ -102,19 +102,6 @@ void rkvm_arm64_sync_icache(u64 pa, u64 size)
 	caches_clean_inval_pou(p, p + size);
 }
 
-u64 rkvm_arm64_ccsidr(u32 select)
-{
-	unsigned long flags;
-	u64 v;
-
-	local_irq_save(flags);
-	write_sysreg(select, csselr_el1);
-	isb();
-	v = read_sysreg(ccsidr_el1);
-	local_irq_restore(flags);
-	return v;
-}
-
 void rkvm_arm64_random(u64 *words, size_t n)
 {
 	get_random_bytes(words, n * sizeof(*words));
@@ -135,26 +122,32 @@ bool rkvm_arm64_clock(u64 *ns, u64 *count)
 	return now.valid && now.cs_id == CSID_ARM_ARCH_COUNTER;
 }
 
-/* TLBI by VMID works on the one that is loaded, and as TGE says. */
-void rkvm_arm64_flush_vmid(u64 vttbr)
+/*
+ * Each length that ZCR_EL2 is asked for gives the next shorter one that there is. SVE is usable in the
+ * kernel; the user's registers, which a shorter vector would cut, are put away first.
+ */
+u16 rkvm_arm64_sve_lengths(void)
 {
 	unsigned long flags;
-	u64 hcr;
+	u16 lengths = 0;
+	u64 zcr, quads;
+	int i;
 
 	local_irq_save(flags);
-	hcr = read_sysreg(hcr_el2);
-	write_sysreg(vttbr, vttbr_el2);
+	kernel_neon_begin(NULL);
+	zcr = read_sysreg_s(SYS_ZCR_EL1);
+	for (i = 15; i >= 0; i--) {
+		write_sysreg_s(i, SYS_ZCR_EL1);
+		isb();
+		quads = rkvm_arm64_rdvl();
+		if (quads >= 1 && quads <= 16)
+			lengths |= BIT(quads - 1);
+	}
+	write_sysreg_s(zcr, SYS_ZCR_EL1);
 	isb();
-	write_sysreg_hcr((hcr | HCR_VM) & ~HCR_TGE);
-	isb();
-	dsb(ishst);
-	asm volatile("tlbi vmalls12e1is");
-	dsb(ish);
-	isb();
-	write_sysreg_hcr(hcr);
-	isb();
-	write_sysreg(0, vttbr_el2);
+	kernel_neon_end(NULL);
 	local_irq_restore(flags);
+	return lengths;
 }
 
 /* Interrupts of the host */

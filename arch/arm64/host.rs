@@ -4,16 +4,12 @@
 
 use super::{
     insn,
-    model::{stage2, sysreg::Sysreg},
+    model::{debug, idreg, stage2, sve::Lengths, sysreg::Sysreg},
+    vmid::Vmids,
 };
 use crate::{bindings as rb, host::percpu::PerCpu};
-use core::sync::atomic::AtomicU64;
-use kernel::{
-    id_pool::IdPool,
-    new_mutex,
-    prelude::*,
-    sync::{Mutex, SetOnce},
-};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use kernel::{prelude::*, sync::SetOnce};
 
 /// The host, as guests can see of it.
 pub(crate) struct Host {
@@ -29,17 +25,41 @@ pub(crate) struct Host {
     pub(crate) hcrx: bool,
     /// RAS: HCR_EL2.TERR, TEA
     pub(crate) ras: bool,
+    /// No more of it than FEAT_RAS: ID_AA64PFR1_EL1.RAS_frac has a meaning.
+    pub(crate) ras_1_0: bool,
+    /// Fine-grained traps: HFGRTR_EL2 and others exist.
+    pub(crate) fgt: bool,
+    /// HCR_EL2.TID4 exists (FEAT_EVT).
+    pub(crate) tid4: bool,
+    /// TCR2_EL1, SCTLR2_EL1, PIR_EL1 and PIRE0_EL1 exist, and HCRX_EL2 gives them to guests.
+    pub(crate) later: bool,
+    /// FPMR exists, and HCRX_EL2 gives it to guests.
+    pub(crate) fpmr: bool,
+    /// HCR_EL2.TTLBOS exists (FEAT_EVT).
+    pub(crate) ttlbos: bool,
+    /// HCR_EL2.TID5 exists (FEAT_MTE2).
+    pub(crate) tid5: bool,
+    /// EL0 runs AArch32.
+    pub(crate) aarch32_el0: bool,
+    /// Pointer authentication of addresses and generic, as KVM wants it.
+    pub(crate) pauth: bool,
+    sve: bool,
+    /// Breakpoints and watchpoints that all CPUs have.
+    pub(crate) debug: (u8, u8),
     /// The frequency of the counter, in Hz.
     pub(crate) counter_hz: u64,
     /// Interrupts that the host has for us.
     pub(crate) irqs: rb::rkvm_arm64_irqs,
     /// By CPU: which vCPU ran there last, as [`super::vcpu::Vcpu`] numbers them.
     pub(crate) last: PerCpu<AtomicU64>,
-    /// VMIDs in use.
-    pub(crate) vmids: Pin<KBox<Mutex<IdPool>>>,
+    /// The hardware's VMIDs.
+    pub(crate) vmids: Pin<KBox<Vmids>>,
 }
 
 static HOST: SetOnce<Host> = SetOnce::new();
+/// Vector lengths that all CPUs have, and that any has: see [`Host::add_cpu`].
+static LENGTHS_ALL: AtomicU16 = AtomicU16::new(u16::MAX);
+static LENGTHS_ANY: AtomicU16 = AtomicU16::new(0);
 
 const fn field(v: u64, shift: u32) -> u64 {
     v >> shift & 0xf
@@ -65,6 +85,39 @@ impl Host {
     #[inline]
     pub(crate) fn get() -> Result<&'static Host> {
         HOST.as_ref().ok_or(ENODEV)
+    }
+
+    /// This CPU is to run guests: notes what CPUs may differ in.
+    pub(crate) fn add_cpu() {
+        if HOST.as_ref().is_some_and(|h| h.sve) {
+            let here = insn::sve_lengths();
+            LENGTHS_ALL.fetch_and(here, Ordering::Relaxed);
+            LENGTHS_ANY.fetch_or(here, Ordering::Relaxed);
+        }
+    }
+
+    /// SVE's vector lengths that guests can have: none without SVE.
+    pub(crate) fn sve_lengths(&self) -> Lengths {
+        if self.sve {
+            Lengths::offered(
+                LENGTHS_ALL.load(Ordering::Relaxed),
+                LENGTHS_ANY.load(Ordering::Relaxed),
+            )
+        } else {
+            Lengths::default()
+        }
+    }
+
+    /// Features of `KVM_ARM_VCPU_INIT` that there are.
+    pub(crate) fn features(&self) -> u32 {
+        let when = |on: bool, bits: u32| if on { bits } else { 0 };
+        1 << rb::KVM_ARM_VCPU_POWER_OFF
+            | 1 << rb::KVM_ARM_VCPU_PSCI_0_2
+            | when(
+                self.pauth,
+                1 << rb::KVM_ARM_VCPU_PTRAUTH_ADDRESS | 1 << rb::KVM_ARM_VCPU_PTRAUTH_GENERIC,
+            )
+            | when(self.sve_lengths().max() > 0, 1 << rb::KVM_ARM_VCPU_SVE)
     }
 
     /// Looks at the hardware.
@@ -100,15 +153,33 @@ impl Host {
         );
         let last = PerCpu::new(|_| Ok(AtomicU64::new(0)))?;
         let wide_vmid = field(mmfr1, 4) == 2;
-        let pool = IdPool::with_capacity(if wide_vmid { 1 << 16 } else { 1 << 8 }, GFP_KERNEL)?;
-        let vmids = KBox::pin_init(new_mutex!(pool, "rkvm::Host::vmids"), GFP_KERNEL)?;
+        let vmids = Vmids::new(if wide_vmid { 1 << 16 } else { 1 << 8 })?;
+        let (pfr0, mmfr3) = (
+            insn::ftr(Sysreg::ID_AA64PFR0_EL1),
+            insn::ftr(Sysreg::ID_AA64MMFR3_EL1),
+        );
+        let isar = [Sysreg::ID_AA64ISAR1_EL1, Sysreg::ID_AA64ISAR2_EL1].map(insn::ftr);
+        let hcrx = field(mmfr1, 40) >= 1;
+        let evt = field(insn::ftr(Sysreg::ID_AA64MMFR2_EL1), 56);
+        let ras = field(pfr0, 28);
         HOST.populate(Host {
             pa_bits,
             pa_range: range.min(5),
             wide_vmid,
             access_flags,
-            hcrx: field(mmfr1, 40) >= 1,
-            ras: field(insn::ftr(Sysreg::ID_AA64PFR0_EL1), 28) >= 1,
+            hcrx,
+            ras: ras >= 1,
+            ras_1_0: ras == 1,
+            fgt: field(mmfr0, 56) >= 1,
+            tid4: evt >= 1,
+            later: hcrx && field(mmfr3, 0) >= 1 && field(mmfr3, 4) >= 1 && field(mmfr3, 8) >= 1,
+            fpmr: hcrx && field(insn::ftr(Sysreg::ID_AA64PFR2_EL1), 32) >= 1,
+            ttlbos: evt >= 2,
+            tid5: field(insn::ftr(Sysreg::ID_AA64PFR1_EL1), 8) >= 2,
+            aarch32_el0: field(pfr0, 0) >= 2,
+            pauth: idreg::has_pauth(isar[0], isar[1]),
+            sve: field(pfr0, 32) >= 1,
+            debug: debug::counts(insn::ftr(Sysreg::ID_AA64DFR0_EL1)),
             counter_hz: insn::counter_frequency().max(1),
             irqs,
             last,

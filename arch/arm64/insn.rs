@@ -10,6 +10,7 @@
 //! assembler knows them only for newer architectures than the kernel is compiled for.
 
 use super::model::{
+    sve::Layout,
     sysreg::Sysreg,
     vgic::{CpuIf, ListRegs, LrConfig},
 };
@@ -36,6 +37,25 @@ macro_rules! msr {
     }};
 }
 
+/// Reads debug register `crm` of the file `op2`: `mrs_debug!("3", "4")` is DBGBVR3_EL1.
+macro_rules! mrs_debug {
+    ($crm:literal, $op2:literal) => {{
+        let v: u64;
+        // SAFETY: As `mrs`.
+        unsafe { asm!(concat!("mrs {}, S2_0_C0_C", $crm, "_", $op2), out(reg) v, options(nomem, nostack, preserves_flags)) };
+        v
+    }};
+}
+
+/// Writes one.
+macro_rules! msr_debug {
+    ($crm:literal, $op2:literal, $v:expr) => {{
+        let v: u64 = $v;
+        // SAFETY: As `msr`: `debug` puts the host's back.
+        unsafe { asm!(concat!("msr S2_0_C0_C", $crm, "_", $op2, ", {}"), in(reg) v, options(nostack, preserves_flags)) };
+    }};
+}
+
 /// What has been written takes effect.
 #[inline]
 pub(crate) fn isb() {
@@ -43,127 +63,11 @@ pub(crate) fn isb() {
     unsafe { asm!("isb", options(nostack, preserves_flags)) };
 }
 
-/// Declares the guest's EL1 and EL0 registers that are switched as a whole: a field each, with the
-/// name by which EL2 reaches it.
-macro_rules! el1_state {
-    ($($(#[$doc:meta])* $field:ident = $name:literal, $op:expr;)*) => {
-        /// The guest's system registers at EL1 and EL0.
-        #[derive(Clone, Copy, Default)]
-        pub(crate) struct El1 {
-            $($(#[$doc])* pub(crate) $field: u64,)*
-        }
+mod debug;
+mod el1;
 
-        impl El1 {
-            /// Loads them. The host must not need what EL0 shares with it (thread pointers), which
-            /// [`HostEl0`] keeps.
-            #[inline]
-            pub(crate) fn load(&self) {
-                $(msr!($name, self.$field);)*
-            }
-
-            /// Takes them back.
-            #[inline]
-            pub(crate) fn save(&mut self) {
-                $(self.$field = mrs!($name);)*
-            }
-
-            /// The register, if it is one of these.
-            pub(crate) fn get_mut(&mut self, r: Sysreg) -> Option<&mut u64> {
-                const fn of([op0, op1, crn, crm, op2]: [u8; 5]) -> Sysreg {
-                    Sysreg::new(op0, op1, crn, crm, op2)
-                }
-                $(if r == const { of($op) } {
-                    return Some(&mut self.$field);
-                })*
-                None
-            }
-
-        }
-    };
-}
-
-el1_state! {
-    /// SCTLR_EL1
-    sctlr = "S3_5_C1_C0_0", [3, 0, 1, 0, 0];
-    /// ACTLR_EL1 is the host's; CPACR_EL1
-    cpacr = "S3_5_C1_C0_2", [3, 0, 1, 0, 2];
-    /// TTBR0_EL1
-    ttbr0 = "S3_5_C2_C0_0", [3, 0, 2, 0, 0];
-    /// TTBR1_EL1
-    ttbr1 = "S3_5_C2_C0_1", [3, 0, 2, 0, 1];
-    /// TCR_EL1
-    tcr = "S3_5_C2_C0_2", [3, 0, 2, 0, 2];
-    /// ESR_EL1
-    esr = "S3_5_C5_C2_0", [3, 0, 5, 2, 0];
-    /// AFSR0_EL1
-    afsr0 = "S3_5_C5_C1_0", [3, 0, 5, 1, 0];
-    /// AFSR1_EL1
-    afsr1 = "S3_5_C5_C1_1", [3, 0, 5, 1, 1];
-    /// FAR_EL1
-    far = "S3_5_C6_C0_0", [3, 0, 6, 0, 0];
-    /// MAIR_EL1
-    mair = "S3_5_C10_C2_0", [3, 0, 10, 2, 0];
-    /// VBAR_EL1
-    vbar = "S3_5_C12_C0_0", [3, 0, 12, 0, 0];
-    /// CONTEXTIDR_EL1
-    contextidr = "S3_5_C13_C0_1", [3, 0, 13, 0, 1];
-    /// AMAIR_EL1
-    amair = "S3_5_C10_C3_0", [3, 0, 10, 3, 0];
-    /// CNTKCTL_EL1
-    cntkctl = "S3_5_C14_C1_0", [3, 0, 14, 1, 0];
-    /// PAR_EL1
-    par = "S3_0_C7_C4_0", [3, 0, 7, 4, 0];
-    /// TPIDR_EL1
-    tpidr_el1 = "S3_0_C13_C0_4", [3, 0, 13, 0, 4];
-    /// SP_EL1, which the ABI calls `sp_el1`
-    sp_el1 = "S3_4_C4_C1_0", [3, 4, 4, 1, 0];
-    /// ELR_EL1
-    elr = "S3_5_C4_C0_1", [3, 0, 4, 0, 1];
-    /// SPSR_EL1
-    spsr = "S3_5_C4_C0_0", [3, 0, 4, 0, 0];
-    /// TPIDR_EL0
-    tpidr_el0 = "S3_3_C13_C0_2", [3, 3, 13, 0, 2];
-    /// TPIDRRO_EL0
-    tpidrro_el0 = "S3_3_C13_C0_3", [3, 3, 13, 0, 3];
-    /// CSSELR_EL1
-    csselr = "S3_2_C0_C0_0", [3, 2, 0, 0, 0];
-    /// MDSCR_EL1
-    mdscr = "S2_0_C0_C2_2", [2, 0, 0, 2, 2];
-}
-
-/// What the host's user space has in registers that guests use too.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct HostEl0 {
-    tpidr: u64,
-    tpidrro: u64,
-    mdscr: u64,
-    par: u64,
-    csselr: u64,
-}
-
-impl HostEl0 {
-    /// Notes them.
-    #[inline]
-    pub(crate) fn save() -> Self {
-        Self {
-            tpidr: mrs!("S3_3_C13_C0_2"),
-            tpidrro: mrs!("S3_3_C13_C0_3"),
-            mdscr: mrs!("S2_0_C0_C2_2"),
-            par: mrs!("S3_0_C7_C4_0"),
-            csselr: mrs!("S3_2_C0_C0_0"),
-        }
-    }
-
-    /// Puts them back.
-    #[inline]
-    pub(crate) fn restore(&self) {
-        msr!("S3_3_C13_C0_2", self.tpidr);
-        msr!("S3_3_C13_C0_3", self.tpidrro);
-        msr!("S2_0_C0_C2_2", self.mdscr);
-        msr!("S3_0_C7_C4_0", self.par);
-        msr!("S3_2_C0_C0_0", self.csselr);
-    }
-}
+pub(crate) use debug::Debug;
+pub(crate) use el1::{El1, El1Later, HostEl0};
 
 /// EL2's controls while a guest is loaded.
 #[derive(Clone, Copy, Default)]
@@ -190,6 +94,8 @@ pub(crate) struct GuestControls {
     pub(crate) hstr: u64,
     /// HCRX_EL2, where there is one
     pub(crate) hcrx: Option<u64>,
+    /// HFGRTR_EL2 and HFGWTR_EL2, where there are such
+    pub(crate) fine: Option<u64>,
 }
 
 /// What they are for the host.
@@ -200,6 +106,7 @@ pub(crate) struct HostControls {
     mdcr: u64,
     cnthctl: u64,
     hcrx: Option<u64>,
+    fine: Option<(u64, u64)>,
 }
 
 /// MDCR_EL2.HPMN: how the host's PMU is divided stays.
@@ -216,6 +123,9 @@ impl GuestControls {
             mdcr: mrs!("S3_4_C1_C1_1"),
             cnthctl: mrs!("S3_4_C14_C1_0"),
             hcrx: self.hcrx.map(|_| mrs!("S3_4_C1_C2_2")),
+            fine: self
+                .fine
+                .map(|_| (mrs!("S3_4_C1_C1_4"), mrs!("S3_4_C1_C1_5"))),
         };
         msr!("S3_4_C2_C1_2", self.vtcr);
         msr!("S3_4_C2_C1_0", self.vttbr);
@@ -232,6 +142,10 @@ impl GuestControls {
         msr!("S3_4_C1_C1_3", self.hstr);
         if let Some(v) = self.hcrx {
             msr!("S3_4_C1_C2_2", v);
+        }
+        if let Some(v) = self.fine {
+            msr!("S3_4_C1_C1_4", v);
+            msr!("S3_4_C1_C1_5", v);
         }
         host
     }
@@ -253,8 +167,32 @@ impl HostControls {
         if let Some(v) = self.hcrx {
             msr!("S3_4_C1_C2_2", v);
         }
+        if let Some((read, write)) = self.fine {
+            msr!("S3_4_C1_C1_4", read);
+            msr!("S3_4_C1_C1_5", write);
+        }
         isb();
     }
+}
+
+/// HCR_EL2: while a guest is loaded, VSE tells that an SError waits for it.
+#[inline]
+pub(crate) fn hcr() -> u64 {
+    mrs!("S3_4_C1_C1_0")
+}
+
+/// The syndrome of a virtual SError, and what a guest's ESB has deferred: VSESR_EL2 and VDISR_EL2
+/// (FEAT_RAS). The host has no use for them.
+#[inline]
+pub(crate) fn load_ras(vsesr: u64, vdisr: u64) {
+    msr!("S3_4_C5_C2_3", vsesr);
+    msr!("S3_4_C12_C1_1", vdisr);
+}
+
+/// VDISR_EL2
+#[inline]
+pub(crate) fn vdisr() -> u64 {
+    mrs!("S3_4_C12_C1_1")
 }
 
 /// Drops all translations of the VMID in VTTBR_EL2, on all CPUs. A guest is loaded.
@@ -272,10 +210,18 @@ pub(crate) fn flush_vmid() {
     };
 }
 
-/// Drops all translations of a VMID, given as in VTTBR_EL2, on all CPUs. No guest is loaded here.
-pub(crate) fn flush_vmid_of(vttbr: u64) {
-    // SAFETY: The helper runs with IRQs off and puts the host's registers back.
-    unsafe { rb::rkvm_arm64_flush_vmid(vttbr) };
+/// Drops all translations of all VMIDs, on all CPUs.
+pub(crate) fn flush_all_vmids() {
+    // SAFETY: Only drops what can be walked again.
+    unsafe {
+        asm!(
+            "dsb ishst",
+            "tlbi alle1is",
+            "dsb ish",
+            "isb",
+            options(nostack, preserves_flags)
+        )
+    };
 }
 
 /// Drops the translations and fetched instructions of the VMID in VTTBR_EL2 on this CPU.
@@ -356,15 +302,25 @@ pub(crate) fn revidr() -> u64 {
     mrs!("S3_0_C0_C0_6")
 }
 
-/// CLIDR_EL1
-pub(crate) fn clidr() -> u64 {
-    mrs!("S3_1_C0_C0_1")
+/// AIDR_EL1
+pub(crate) fn aidr() -> u64 {
+    mrs!("S3_1_C0_C0_7")
 }
 
-/// CCSIDR_EL1 for this value of CSSELR_EL1.
-pub(crate) fn ccsidr(select: u8) -> u64 {
-    // SAFETY: The helper selects and reads with IRQs off.
-    unsafe { rb::rkvm_arm64_ccsidr(u32::from(select)) }
+/// ACTLR_EL1
+pub(crate) fn actlr() -> u64 {
+    mrs!("S3_0_C1_C0_1")
+}
+
+/// DBGAUTHSTATUS_EL1
+pub(crate) fn debug_auth() -> u64 {
+    mrs!("S2_0_C7_C14_6")
+}
+
+/// Vector lengths of this CPU's SVE, which it has: bit `n` is `n` + 1 quadwords.
+pub(crate) fn sve_lengths() -> u16 {
+    // SAFETY: The helper takes the vector registers from user space while it looks, with IRQs off.
+    unsafe { rb::rkvm_arm64_sve_lengths() }
 }
 
 /// Random bits.
@@ -479,6 +435,94 @@ pub(crate) fn fp_load(fp: &Fp) {
 pub(crate) fn fp_save(fp: &mut Fp) {
     // SAFETY: Writes the structure.
     unsafe { rb::rkvm_arm64_fp_save(fp) };
+}
+
+/// A guest's SVE registers: Z0 to Z31, P0 to P15, FFR.
+///
+/// # Invariants
+/// `bytes` has room for all registers with vectors of `layout`.
+pub(crate) struct Sve {
+    bytes: KVVec<u8>,
+    layout: Layout,
+}
+
+impl Sve {
+    /// All zero.
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    pub(crate) fn new(layout: Layout) -> Result<Self> {
+        // INVARIANT: As many as the layout has.
+        Ok(Self {
+            bytes: KVVec::from_elem(0, layout.bytes(), GFP_KERNEL_ACCOUNT)?,
+            layout,
+        })
+    }
+
+    /// As after a reset.
+    pub(crate) fn reset(&mut self) {
+        self.bytes.fill(0);
+    }
+
+    /// Z0 to Z31
+    pub(crate) fn z(&mut self, n: u8) -> Option<&mut [u8]> {
+        self.bytes.get_mut(self.layout.z(n))
+    }
+
+    /// P0 to P15, and FFR as the next
+    pub(crate) fn p(&mut self, n: u8) -> Option<&mut [u8]> {
+        self.bytes.get_mut(self.layout.p(n))
+    }
+
+    /// ZCR_ELx.LEN
+    fn len(&self) -> u64 {
+        u64::from(self.layout.quads().saturating_sub(1))
+    }
+
+    /// Loads them, with FPSR and FPCR of `fp`, between `fp_begin` and `fp_end`, while CPTR_EL2 is the
+    /// guest's. Returns the host's ZCR_EL2.
+    #[inline]
+    pub(crate) fn load(&self, fp: &Fp) -> u64 {
+        let host = mrs!("S3_4_C1_C2_0");
+        msr!("S3_4_C1_C2_0", self.len());
+        isb();
+        // SAFETY: Vectors have at most the layout's length now, so that it reads from the buffer only.
+        unsafe { rb::rkvm_arm64_sve_load(self.bytes.as_ptr().cast(), fp) };
+        host
+    }
+
+    /// Takes them back, and puts the host's ZCR_EL2 back.
+    #[inline]
+    pub(crate) fn save(&mut self, fp: &mut Fp, host: u64) {
+        // SAFETY: ZCR_EL2 is as `load` has left it, so that it writes to the buffer only.
+        unsafe { rb::rkvm_arm64_sve_save(self.bytes.as_mut_ptr().cast(), fp) };
+        msr!("S3_4_C1_C2_0", host);
+        isb();
+    }
+}
+
+/// ZCR_EL1 of the guest, which has SVE.
+#[inline]
+pub(crate) fn load_zcr(v: u64) {
+    msr!("S3_5_C1_C2_0", v);
+}
+
+/// Takes it back.
+#[inline]
+pub(crate) fn zcr() -> u64 {
+    mrs!("S3_5_C1_C2_0")
+}
+
+/// FPMR, between `fp_begin` and `fp_end`, where the CPU has it.
+#[inline]
+pub(crate) fn load_fpmr(v: u64) {
+    msr!("S3_3_C4_C4_2", v);
+}
+
+/// Takes it back.
+#[inline]
+pub(crate) fn fpmr() -> u64 {
+    mrs!("S3_3_C4_C4_2")
 }
 
 /// Makes what the host wrote to this memory visible to a guest without caches.

@@ -4,9 +4,11 @@
 
 mod abi;
 mod attr;
+mod controls;
 mod exit;
 mod gic;
 mod host;
+mod ids;
 pub(crate) mod insn;
 mod ioctl;
 mod its;
@@ -28,6 +30,7 @@ mod sysreg;
 mod timer;
 mod vcpu;
 mod vm;
+mod vmid;
 
 use crate::{
     abi::cap,
@@ -65,6 +68,7 @@ pub(crate) struct Loaded {
 
 impl CpuPower for Arm64 {
     fn on() -> Result {
+        host::Host::add_cpu();
         insn::enable_irqs(true);
         Ok(())
     }
@@ -100,7 +104,7 @@ impl Family for Arm64 {
     const MMAP_PAGES: usize = 2;
     const COALESCED_PAGE: usize = rb::KVM_COALESCED_MMIO_PAGE_OFFSET as usize;
     const MAX_VCPU_ID: u32 = 512;
-    const GUEST_DEBUG: u32 = 0;
+    const GUEST_DEBUG: u32 = model::debug::control::ALL;
 
     type Entry = model::stage2::Stage2;
     type Controller = gic::Gic;
@@ -120,6 +124,11 @@ impl Family for Arm64 {
             rb::KVM_CAP_MAX_VCPU_ID => Self::MAX_VCPU_ID as i32,
             rb::KVM_CAP_MSI_DEVID => vm.is_some_and(|vm| vm.controller.itses.any()).into(),
             rb::KVM_CAP_ARM_VM_IPA_SIZE => host.pa_bits as i32,
+            rb::KVM_CAP_ARM_PTRAUTH_ADDRESS | rb::KVM_CAP_ARM_PTRAUTH_GENERIC => host.pauth.into(),
+            rb::KVM_CAP_ARM_SVE => (host.sve_lengths().max() > 0).into(),
+            rb::KVM_CAP_ARM_INJECT_SERROR_ESR => host.ras.into(),
+            rb::KVM_CAP_GUEST_DEBUG_HW_BPS => host.debug.0.into(),
+            rb::KVM_CAP_GUEST_DEBUG_HW_WPS => host.debug.1.into(),
             number => cap::value(abi::CAPS, number),
         }
     }
@@ -193,36 +202,46 @@ impl Family for Arm64 {
         if vm.controller.is_ready() {
             return Err(trace::refuse(EBUSY, c"the GIC has all its vCPUs"));
         }
-        let v = vcpu::Vcpu::new(&vm.family, vm.memory.root(), &vm.memory.config(), id, kick)?;
+        let v = vcpu::Vcpu::new(&vm.family, vm.memory.root(), &vm.memory.config(), kick)?;
         let gic = gic::Cpu::new(id, index, vm.controller.hw(), kick)?;
         let power = Power {
             state: AtomicU64::new(power::OFF),
             entry: AtomicU64::new(0),
             context: AtomicU64::new(0),
         };
-        Ok((v, Shared { gic, power }))
+        let mpidr = AtomicU64::new(model::trap::mpidr(id));
+        Ok((v, Shared { gic, power, mpidr }))
     }
 
     fn vcpu_ioctl(ctx: &mut Ctx<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
         ioctl::vcpu(ctx, cmd, arg)
     }
 
-    fn set_guest_debug(_ctx: &mut Ctx<'_, Self>, _d: &rb::kvm_guest_debug) -> Result {
-        Err(EINVAL)
+    fn set_guest_debug(ctx: &mut Ctx<'_, Self>, d: &rb::kvm_guest_debug) -> Result {
+        ioctl::set_guest_debug(ctx.vcpu, d);
+        Ok(())
     }
 
     fn resume(ctx: &mut Ctx<'_, Self>) -> Result<Next<UserExit>> {
         if !ctx.vcpu.initialized {
             return Err(trace::refuse(ENOEXEC, c"KVM_ARM_VCPU_INIT comes first"));
         }
+        if !ctx.vcpu.is_final() {
+            return Err(trace::refuse(EPERM, c"KVM_ARM_VCPU_FINALIZE comes first"));
+        }
         if !ctx.vcpu.started {
-            ctx.vcpu.gic = ctx.vm.controller.is_created();
             attr::first_run(ctx)?;
         }
+        let vm = &ctx.vm.family;
+        vm.ids.start(vm.host, ctx.vm.controller.is_created());
+        ctx.vcpu.refresh(vm);
+        ctx.vcpu.run_flags = 0;
         if let Some(r) = ctx.vcpu.mmio.take() {
-            let run = ctx.core.run_page().ok_or(EIO)?;
-            let bytes: u64 = run.read(crate::abi::exit::DATA + 8);
-            ctx.vcpu.set_x(r.rt(), r.load(bytes.to_le_bytes()));
+            if !r.write {
+                let run = ctx.core.run_page().ok_or(EIO)?;
+                let bytes: u64 = run.read(crate::abi::exit::DATA + 8);
+                ctx.vcpu.set_x(r.rt(), r.load(bytes.to_le_bytes()));
+            }
             ctx.vcpu.advance();
         }
         Ok(Next::Reenter)
@@ -230,7 +249,7 @@ impl Family for Arm64 {
 
     fn publish(ctx: &mut Ctx<'_, Self>) {
         if let Some(run) = ctx.core.run_page() {
-            run.write(offset_of!(rb::kvm_run, flags), 0u16);
+            run.write(offset_of!(rb::kvm_run, flags), ctx.vcpu.run_flags);
         }
     }
 
@@ -248,7 +267,7 @@ impl Family for Arm64 {
         let (gic, cpu) = (&*vm.controller, &*ctx.core.shared.gic);
         ctx.vcpu.update_timers(&vm.family, gic, cpu);
         if ctx.vcpu.waiting || suspended {
-            if !gic.pending(cpu) {
+            if !gic.pending(cpu) && ctx.vcpu.serror.is_none() {
                 ctx.vcpu.set_alarm(&vm.family, true);
                 return Ok(Poll::Block);
             }
@@ -276,18 +295,17 @@ impl Family for Arm64 {
         };
         let (gic, cpu) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
         ctx.vcpu.update_timers(&ctx.vm.family, gic, cpu);
-        !(ctx.vcpu.waiting || suspended) || gic.pending(cpu)
+        !(ctx.vcpu.waiting || suspended) || gic.pending(cpu) || ctx.vcpu.serror.is_some()
     }
 
     fn section_begins(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
-        ctx.vcpu
-            .section_begins(&ctx.vm.family, &ctx.core.shared.gic);
+        ctx.vcpu.section_begins(&ctx.vm.family, &ctx.core.shared);
         ctx.vm.controller.begin(&ctx.core.shared.gic);
     }
 
     fn section_ends(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
         let timer_ended = ctx.vm.controller.end(&ctx.core.shared.gic);
-        ctx.vcpu.section_ends(timer_ended);
+        ctx.vcpu.section_ends(&ctx.vm.family, timer_ended);
     }
 
     fn flush_tlb(_ctx: &mut Ctx<'_, Self>) {

@@ -4,10 +4,14 @@
 
 use super::{
     model::{
-        onereg::{self, Core, Firmware, NotFound, Register},
+        idreg::cache,
+        onereg::{self, Core, Firmware, NotFound, Register, Sve},
         psci::Version,
         pstate,
+        sve::{FFR, WORDS},
+        sysreg::Sysreg,
     },
+    shared::Shared,
     vcpu::Vcpu,
     vm::VmState,
     Arm64,
@@ -33,16 +37,18 @@ impl From<NotFound> for Error {
 
 /// `KVM_GET_ONE_REG`, or `SET`.
 pub(crate) fn one(ctx: &mut Ctx<'_, Arm64>, r: &rb::kvm_one_reg, set: bool) -> Result {
-    let reg = Register::parse(r.id, &ctx.vcpu.register_features())?;
+    let vm = ctx.vm.clone();
+    ctx.vcpu.refresh(&vm.family);
+    let reg = Register::parse(r.id, &ctx.vcpu.ids.features)?;
     let at = UserPtr::from_addr(usize::try_from(r.addr).map_err(|_| EFAULT)?);
     let mut buffer = [0u8; MAX_BYTES];
     let bytes = buffer.get_mut(..reg.bytes()).ok_or(EINVAL)?;
-    let vm = ctx.vm.clone();
+    let shared = &ctx.core.shared;
     if set {
         UserSlice::new(at, bytes.len()).reader().read_slice(bytes)?;
-        return write(ctx.vcpu, &vm.family, reg, bytes);
+        return write(ctx.vcpu, &vm.family, shared, reg, bytes);
     }
-    read(ctx.vcpu, &vm.family, reg, bytes)?;
+    read(ctx.vcpu, &vm.family, shared, reg, bytes)?;
     UserSlice::new(at, bytes.len()).writer().write_slice(bytes)
 }
 
@@ -66,6 +72,20 @@ fn vector(v: &mut Vcpu, n: u8) -> Option<&mut [u64]> {
     v.fp.v.get_mut(n..n + 2)
 }
 
+/// A register of SVE, as long as vectors make it.
+fn sve(v: &mut Vcpu, r: Sve) -> Result<&mut [u8]> {
+    let Some(state) = &mut v.sve else {
+        return Err(trace::refuse(EPERM, c"KVM_ARM_VCPU_FINALIZE comes first"));
+    };
+    let found = match r {
+        Sve::Z(n) => state.z(n),
+        Sve::P(n) => state.p(n),
+        Sve::Ffr => state.p(FFR),
+        Sve::Lengths => None,
+    };
+    found.ok_or(ENOENT)
+}
+
 /// A register of `struct kvm_regs` with one word.
 fn core(v: &mut Vcpu, c: Core) -> Option<&mut u64> {
     Some(match c {
@@ -83,7 +103,7 @@ fn core(v: &mut Vcpu, c: Core) -> Option<&mut u64> {
     })
 }
 
-fn read(v: &mut Vcpu, vm: &VmState, reg: Register, bytes: &mut [u8]) -> Result {
+fn read(v: &mut Vcpu, vm: &VmState, shared: &Shared, reg: Register, bytes: &mut [u8]) -> Result {
     match reg {
         Register::Core(Core::V(n)) => {
             let halves = vector(v, n).ok_or(ENOENT)?;
@@ -96,7 +116,7 @@ fn read(v: &mut Vcpu, vm: &VmState, reg: Register, bytes: &mut [u8]) -> Result {
             put(bytes, w);
         }
         Register::Sysreg(r) => {
-            let w = v.user_sysreg(vm, r)?;
+            let w = v.user_sysreg(vm, shared, r)?;
             put(bytes, w);
         }
         Register::Firmware(f) => {
@@ -111,13 +131,26 @@ fn read(v: &mut Vcpu, vm: &VmState, reg: Register, bytes: &mut [u8]) -> Result {
             };
             put(bytes, w);
         }
-        Register::Ccsidr(n) => put(bytes, super::insn::ccsidr(n)),
-        Register::Sve(_) => return Err(ENOENT),
+        Register::Ccsidr(n) => {
+            let w = *v.ccsidr.get(usize::from(n)).ok_or(ENOENT)?;
+            put(bytes, u64::from(w));
+        }
+        Register::Sve(Sve::Lengths) => {
+            for (to, w) in bytes.chunks_mut(8).zip(v.lengths.words()) {
+                put(to, w);
+            }
+        }
+        // What a vector lacks of the register's full length is zero.
+        Register::Sve(r) => {
+            for (to, from) in bytes.iter_mut().zip(sve(v, r)?) {
+                *to = *from;
+            }
+        }
     }
     Ok(())
 }
 
-fn write(v: &mut Vcpu, vm: &VmState, reg: Register, bytes: &[u8]) -> Result {
+fn write(v: &mut Vcpu, vm: &VmState, shared: &Shared, reg: Register, bytes: &[u8]) -> Result {
     let w = word(bytes);
     match reg {
         Register::Core(Core::V(n)) => {
@@ -128,12 +161,12 @@ fn write(v: &mut Vcpu, vm: &VmState, reg: Register, bytes: &[u8]) -> Result {
         }
         Register::Core(c) => {
             // A return to a state that the processor has not would be an exception at EL2.
-            if c == Core::Pstate && !pstate::valid(w, false) {
+            if c == Core::Pstate && !pstate::valid(w, vm.host.aarch32_el0) {
                 return Err(trace::invalid(c"PSTATE has a mode that the guest has not"));
             }
             *core(v, c).ok_or(ENOENT)? = w;
         }
-        Register::Sysreg(r) => v.set_user_sysreg(vm, r, w)?,
+        Register::Sysreg(r) => v.set_user_sysreg(vm, shared, r, w)?,
         Register::Firmware(f) => {
             let mut fw = vm.firmware.lock();
             match f {
@@ -158,18 +191,42 @@ fn write(v: &mut Vcpu, vm: &VmState, reg: Register, bytes: &[u8]) -> Result {
             }
         }
         Register::Ccsidr(n) => {
-            if super::insn::ccsidr(n) != w {
-                return Err(trace::invalid(c"the guest has the host's caches"));
+            let w = u32::try_from(w)?;
+            cache::check_ccsidr(super::insn::ftr(Sysreg::CTR_EL0), n, w)
+                .map_err(|_| trace::invalid(c"the host's caches have longer lines"))?;
+            *v.ccsidr.get_mut(usize::from(n)).ok_or(ENOENT)? = w;
+        }
+        Register::Sve(Sve::Lengths) => {
+            if v.is_final() {
+                return Err(trace::refuse(EPERM, c"vector lengths are final"));
+            }
+            let mut words = [0; WORDS];
+            for (to, from) in words.iter_mut().zip(bytes.chunks(8)) {
+                *to = word(from);
+            }
+            v.lengths = vm
+                .host
+                .sve_lengths()
+                .choose(words)
+                .map_err(|_| trace::invalid(c"the host has other vector lengths"))?;
+        }
+        Register::Sve(r) => {
+            for (to, from) in sve(v, r)?.iter_mut().zip(bytes) {
+                *to = *from;
             }
         }
-        Register::Sve(_) => return Err(ENOENT),
     }
     Ok(())
 }
 
 /// `KVM_GET_REG_LIST`
 pub(crate) fn list(ctx: &mut Ctx<'_, Arm64>, arg: usize) -> Result {
-    let features = ctx.vcpu.register_features();
+    let vm = ctx.vm.clone();
+    ctx.vcpu.refresh(&vm.family);
+    if !ctx.vcpu.is_final() {
+        return Err(trace::refuse(EPERM, c"KVM_ARM_VCPU_FINALIZE comes first"));
+    }
+    let features = ctx.vcpu.ids.features;
     let room: u64 = user::get(arg)?;
     let n = onereg::list(&features).count() as u64;
     user::put(arg, &n)?;

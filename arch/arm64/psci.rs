@@ -7,7 +7,6 @@ use super::{
     model::{
         psci::{self, Action, Target, AFFINITY},
         smccc::{self, Call, Outcome},
-        trap,
     },
     shared::power,
     vm::Firmware,
@@ -127,7 +126,7 @@ fn power(ctx: &mut Ctx<'_, Arm64>, action: Action) -> Result<Next<UserExit>> {
         Action::AffinityInfo { affinity, mask } => {
             let (mut matching, mut running) = (0, 0);
             for c in ctx.vm.vcpus.iter() {
-                if trap::mpidr(c.id) & mask & AFFINITY == affinity {
+                if c.shared.mpidr.load(Ordering::Relaxed) & mask & AFFINITY == affinity {
                     matching += 1;
                     if c.shared.power.state.load(Ordering::Acquire) != power::OFF {
                         running += 1;
@@ -182,7 +181,7 @@ fn start(ctx: &mut Ctx<'_, Arm64>, mpidr: u64, entry: u64, context: u64) -> Targ
         .vm
         .vcpus
         .iter()
-        .find(|c| trap::mpidr(c.id) & AFFINITY == mpidr & AFFINITY)
+        .find(|c| c.shared.mpidr.load(Ordering::Relaxed) & AFFINITY == mpidr & AFFINITY)
     else {
         return Target::Missing;
     };

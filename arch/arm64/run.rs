@@ -7,15 +7,23 @@ use super::{
     insn,
     its::Accessed,
     model::{
-        esr::{self, Abort, DataAbort, Esr, Fault, Syndrome, SysregAccess, Wait},
+        debug,
+        esr::{self, Abort, DataAbort, Debug, Esr, Fault, Syndrome, SysregAccess, Wait},
+        events,
         exception::Exception,
         mmio::{self, Mmio, Request},
+        sysreg::Sysreg,
+        trap,
         vgic::FIRST_SPI,
+        walk::Tables,
     },
     psci, quick, Arm64,
 };
 use crate::{
-    abi::exit::{Common, WriteRun},
+    abi::{
+        exit::{Common, WriteRun},
+        user,
+    },
     bindings as rb,
     family::{Ctx, Next, Step},
     host::trace,
@@ -29,6 +37,8 @@ use kernel::prelude::*;
 pub(crate) enum Slow {
     /// By its syndrome.
     Exit(Syndrome),
+    /// An SError of the host came.
+    SError,
     /// Stage 2 did not let the guest access `gpa`.
     Fault {
         /// What it did.
@@ -39,6 +49,9 @@ pub(crate) enum Slow {
         gpa: u64,
     },
 }
+
+/// `kvm_run.flags` of `KVM_EXIT_DEBUG`: KVM_DEBUG_ARCH_HSR_HIGH_VALID
+const HSR_HIGH_VALID: u16 = 1;
 
 type After = Result<Next<UserExit>>;
 const REENTER: After = Ok(Next::Reenter);
@@ -58,7 +71,8 @@ pub(crate) fn enter(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>) -> Step<Slow> {
     match left {
         insn::Left::Sync => {}
         // Taken when IRQs are on again.
-        insn::Left::Interrupt | insn::Left::SError => return Step::Leave(None),
+        insn::Left::Interrupt => return Step::Leave(None),
+        insn::Left::SError => return Step::Leave(Some(Slow::SError)),
     }
     match Esr(ctx.vcpu.run.esr).decode() {
         Syndrome::DataAbort(d) => fault(ctx, view, d.abort, Some(d)),
@@ -112,6 +126,13 @@ pub(crate) fn handle(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, exit: Slow) -> A
     let syndrome = match exit {
         Slow::Fault { abort, data, gpa } => return slow_fault(ctx, view, abort, data, gpa),
         Slow::Exit(s) => s,
+        Slow::SError => {
+            let iss = Esr(ctx.vcpu.run.esr).iss();
+            if events::is_guests(iss, ctx.vm.family.host.ras) {
+                ctx.vcpu.raise_serror(events::IDS);
+            }
+            return REENTER;
+        }
     };
     match syndrome {
         Syndrome::Wait(w) => {
@@ -132,11 +153,48 @@ pub(crate) fn handle(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, exit: Slow) -> A
             sysreg(ctx, a);
             REENTER
         }
+        Syndrome::Debug(d) => Ok(Next::ToUser(debug_exit(ctx, &d))),
+        s @ (Syndrome::Cp15(_)
+        | Syndrome::Cp15Pair(_)
+        | Syndrome::Cp14(_)
+        | Syndrome::Cp14Pair(_)
+        | Syndrome::Cp14Memory) => {
+            aarch32(ctx, s);
+            REENTER
+        }
         // Not the guest's: SVE, SME, keys, what came after Armv8.0.
         _ => {
             ctx.vcpu.raise(Exception::undefined());
             REENTER
         }
+    }
+}
+
+/// `KVM_EXIT_DEBUG`
+fn debug_exit(ctx: &mut Ctx<'_, Arm64>, d: &Debug) -> UserExit {
+    let v = &mut *ctx.vcpu;
+    if *d == Debug::Step {
+        v.debug.stepper.reported();
+    }
+    let esr = v.run.esr;
+    let half = |v: u64| u32::try_from(v & 0xffff_ffff).unwrap_or(0);
+    let mut arch: rb::kvm_debug_exit_arch = user::zeroed();
+    arch.hsr = half(esr);
+    arch.hsr_high = half(esr >> 32);
+    if debug::has_address(d) {
+        arch.far = v.run.far;
+    }
+    v.run_flags = HSR_HIGH_VALID;
+    UserExit::Common(Common::Debug { arch })
+}
+
+/// A coprocessor access of AArch32 code at EL0.
+fn aarch32(ctx: &mut Ctx<'_, Arm64>, s: Syndrome) {
+    let holds = Esr(ctx.vcpu.run.esr).condition_holds(ctx.vcpu.run.pstate);
+    if !holds || super::sysreg::access32(ctx, s) {
+        ctx.vcpu.advance();
+    } else {
+        ctx.vcpu.raise(Exception::undefined());
     }
 }
 
@@ -153,7 +211,13 @@ fn sysreg(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) {
                 a.reg.bits()
             );
         }
-        ctx.vcpu.raise(Exception::undefined());
+        let v = &mut *ctx.vcpu;
+        let trap = trap::reported_as_trap(a.reg, v.ids.get(Sysreg::ID_AA64MMFR2_EL1));
+        v.raise(if trap {
+            Exception::sync(v.run.esr)
+        } else {
+            Exception::undefined()
+        });
     }
 }
 
@@ -193,12 +257,31 @@ fn slow_fault(
             let Some(d) = data else {
                 // Code where there is none.
                 let far = ctx.vcpu.run.far;
-                ctx.vcpu.external_abort(true, far, None);
+                let walk = walk_level(ctx, view, &abort, gpa);
+                ctx.vcpu.external_abort(true, far, walk);
                 return REENTER;
             };
             device(ctx, view, &d, gpa, outcome == Outcome::ReadOnly)
         }
     }
+}
+
+/// The level of the guest's own tables at which an access has failed, if it was a walk of them.
+fn walk_level(ctx: &Ctx<'_, Arm64>, view: &View<'_>, abort: &Abort, gpa: u64) -> Option<i8> {
+    if !abort.on_walk {
+        return None;
+    }
+    let el1 = &ctx.vcpu.el1;
+    let tables = Tables {
+        tcr: el1.tcr,
+        ttbr0: el1.ttbr0,
+        ttbr1: el1.ttbr1,
+        big_endian: el1.sctlr & 1 << 25 != 0,
+    };
+    tables.level_of(ctx.vcpu.run.far, gpa, |at| {
+        let mut bytes = [0; 8];
+        view.read(at, &mut bytes).ok().map(|()| bytes)
+    })
 }
 
 /// An access to a device.
@@ -212,10 +295,7 @@ fn device(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, d: &DataAbort, gpa: u64, sl
             REENTER
         }
         Mmio::Abort => {
-            let walk = match d.abort.fault {
-                Fault::Translation(l) | Fault::Permission(l) => Some(l),
-                _ => Some(0),
-            };
+            let walk = walk_level(ctx, view, &d.abort, gpa);
             ctx.vcpu.external_abort(false, far, walk);
             REENTER
         }
@@ -262,14 +342,13 @@ fn access(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, r: Request) -> After {
     }
     if r.write {
         let bytes = data.get(..r.len).unwrap_or(&data);
-        let written = ctx.vm.irq.bus().write(Space::Mmio, r.gpa, bytes);
-        ctx.vcpu.advance();
-        if written == Written::Handled {
+        if ctx.vm.irq.bus().write(Space::Mmio, r.gpa, bytes) == Written::Handled {
+            ctx.vcpu.advance();
             return REENTER;
         }
-    } else {
-        ctx.vcpu.mmio = Some(r);
     }
+    // The guest goes on behind it with the next `KVM_RUN`, unless user space makes it abort.
+    ctx.vcpu.mmio = Some(r);
     Ok(Next::ToUser(UserExit::Common(Common::Mmio {
         gpa: r.gpa,
         len,

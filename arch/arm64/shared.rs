@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) gic: Arc<gic::Cpu>,
     /// What PSCI wants of it.
     pub(crate) power: Power,
+    /// MPIDR_EL1: how it is addressed.
+    pub(crate) mpidr: AtomicU64,
 }
 
 /// A request of another vCPU's, by PSCI.

@@ -5,24 +5,28 @@
 use super::{
     insn,
     model::{
-        esr::SysregAccess,
+        esr::{Syndrome, SysregAccess},
         idreg,
         sysreg::Sysreg,
-        trap::{self, Action, Class, Features, Timer, TimerReg},
+        trap::{
+            self,
+            aarch32::{self, Mapped},
+            Action, Class, Timer, TimerReg,
+        },
         vgic::{SgiReg, FIRST_SPI},
     },
+    shared::Shared,
     vcpu::Vcpu,
     vm::VmState,
     Arm64,
 };
-use crate::family::Ctx;
+use crate::{family::Ctx, host::trace};
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 
 /// A guest's access that trapped. False: the register is undefined for it.
 pub(crate) fn access(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
-    let features = ctx.vcpu.gates();
-    let class = match trap::decide(&a, &features) {
+    let class = match trap::decide(&a, &ctx.vcpu.ids.features) {
         Action::Undefined => return false,
         Action::RazWi => {
             if !a.write {
@@ -50,9 +54,8 @@ pub(crate) fn access(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
 /// the long way.
 #[inline]
 pub(crate) fn quick(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
-    let features = ctx.vcpu.gates();
-    match (trap::decide(&a, &features), a.write) {
-        (Action::Serve(Class::Id), false) => ctx.vcpu.set_x(a.rt, id_register(a.reg, ctx.vcpu.gic)),
+    match (trap::decide(&a, &ctx.vcpu.ids.features), a.write) {
+        (Action::Serve(Class::Id), false) => ctx.vcpu.set_x(a.rt, ctx.vcpu.ids.get(a.reg)),
         (Action::Serve(Class::Gic), true) if a.reg == Sysreg::ICC_SGI1R_EL1 => {
             let value = ctx.vcpu.x(a.rt);
             let (gic, own) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
@@ -63,13 +66,67 @@ pub(crate) fn quick(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
     true
 }
 
+/// An access of AArch32 code at EL0. False: there is nothing behind it.
+pub(crate) fn access32(ctx: &mut Ctx<'_, Arm64>, s: Syndrome) -> bool {
+    let (mapped, rt, rt2, write) = match s {
+        Syndrome::Cp15(a) => (aarch32::cp15(&a), a.rt, None, a.write),
+        Syndrome::Cp14(a) => (aarch32::cp14(&a), a.rt, None, a.write),
+        Syndrome::Cp15Pair(a) => (aarch32::cp15_pair(&a), a.rt, Some(a.rt2), a.write),
+        Syndrome::Cp14Pair(a) => (aarch32::cp14_pair(&a), a.rt, Some(a.rt2), a.write),
+        _ => return false,
+    };
+    const LOW: u64 = 0xffff_ffff;
+    let (reg, upper) = match mapped {
+        Mapped::Register(r) => (Some(r), false),
+        Mapped::Upper(r) => (Some(r), true),
+        Mapped::RazWi | Mapped::Dbgdidr => (None, false),
+        Mapped::Undefined => return false,
+    };
+    let row = match reg {
+        None => None,
+        Some(r) => {
+            let a = SysregAccess { reg: r, rt, write };
+            match trap::decide(&a, &ctx.vcpu.ids.features) {
+                Action::Undefined => return false,
+                Action::RazWi => None,
+                Action::Serve(class) => Some((r, class)),
+            }
+        }
+    };
+    if write {
+        let low = ctx.vcpu.x(rt) & LOW;
+        let v = rt2.map_or(low, |n| ctx.vcpu.x(n) << 32 | low);
+        return row.is_none_or(|(r, class)| self::write(ctx, r, class, v));
+    }
+    let v = match row {
+        Some((r, class)) => match read(ctx, r, class) {
+            Some(v) => v,
+            None => return false,
+        },
+        None if mapped == Mapped::Dbgdidr => u64::from(aarch32::dbgdidr(
+            ctx.vcpu.ids.get(Sysreg::ID_AA64DFR0_EL1),
+            ctx.vcpu.ids.get(Sysreg::ID_AA64PFR0_EL1),
+        )),
+        None => 0,
+    };
+    ctx.vcpu.set_x(rt, if upper { v >> 32 } else { v & LOW });
+    if let Some(n) = rt2 {
+        ctx.vcpu.set_x(n, v >> 32);
+    }
+    true
+}
+
 fn read(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class) -> Option<u64> {
     let v = &mut *ctx.vcpu;
     Some(match class {
-        Class::Id => id_register(r, v.gic),
-        Class::Implementation => implementation(r),
-        Class::Actlr | Class::DebugAuth => 0,
-        Class::Clidr => insn::clidr(),
+        Class::Id | Class::Implementation => v.ids.get(r),
+        Class::DebugAuth => insn::debug_auth(),
+        Class::Ccsidr => {
+            let selected = idreg::cache::selected(*v.sys(Sysreg::CSSELR_EL1)?);
+            // What selects no cache is unknown.
+            let of = selected.and_then(|n| v.ccsidr.get(usize::from(n)));
+            u64::from(of.copied().unwrap_or(0))
+        }
         Class::Timer(t, reg) => timer(v, &ctx.vm.family, t, reg),
         Class::Gic => (ctx.vm.controller).read_sysreg(&ctx.core.shared.gic, r)?,
         _ => *v.sys(r)?,
@@ -81,10 +138,14 @@ fn write(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class, value: u64) -> bool 
         // Nothing is cached beside the host's own caches, which are coherent.
         Class::SetWay | Class::Actlr => {}
         Class::OsLock => {
-            if let Some(s) = ctx.vcpu.sys(Sysreg::OSLSR_EL1) {
-                *s = trap::os_lock(*s, value);
-            }
+            let d = &mut ctx.vcpu.debug;
+            d.oslsr = trap::os_lock(d.oslsr, value);
         }
+        // Level and InD.
+        Class::Csselr => match ctx.vcpu.sys(r) {
+            Some(s) => *s = value & 0xf,
+            None => return false,
+        },
         Class::Gic => {
             let gic = ctx.vm.controller.clone();
             let cpu = &*ctx.core.shared.gic;
@@ -151,93 +212,50 @@ fn set_timer(v: &mut Vcpu, vm: &VmState, t: Timer, reg: TimerReg, value: u64) {
     }
 }
 
-fn implementation(r: Sysreg) -> u64 {
-    match r {
-        Sysreg::MIDR_EL1 => insn::midr(),
-        Sysreg::REVIDR_EL1 => insn::revidr(),
-        _ => 0,
-    }
-}
-
-/// What guests have beside what the CPU has.
-fn id_config(gic: bool) -> idreg::Config {
-    idreg::Config {
-        gic,
-        ..idreg::Config::default()
-    }
-}
-
-/// An ID register, as guests have it.
-pub(crate) fn id_register(r: Sysreg, gic: bool) -> u64 {
-    // (register, fields that are not given to guests yet: nobody switches their state, or turns them on)
-    const HIDDEN: &[(Sysreg, u64)] = &[
-        (Sysreg::ID_AA64MMFR3_EL1, !0),
-        (Sysreg::ID_AA64PFR2_EL1, !0),
-        // MOPS
-        (Sysreg::ID_AA64ISAR2_EL1, 0xf << 16),
-    ];
-    if idreg::index(r).is_none() {
-        return 0;
-    }
-    let v = idreg::guest_value(r, insn::ftr(r), &id_config(gic));
-    let hidden = HIDDEN.iter().find(|(reg, _)| *reg == r);
-    v & !hidden.map_or(0, |(_, bits)| *bits)
-}
-
 impl Vcpu {
-    /// What registers it has.
-    pub(crate) fn register_features(&self) -> Features {
-        Features {
-            gic: self.gic,
-            // Registers of what ID registers do not show are undefined.
-            ..idreg::features(|r| id_register(r, self.gic), &id_config(self.gic))
-        }
-    }
-
-    /// The same, as it was when it was first asked for since the last reset: what a vCPU has does not change once it
-    /// has run.
-    #[inline]
-    fn gates(&mut self) -> Features {
-        match self.gates {
-            Some(f) => f,
-            None => *self.gates.insert(self.register_features()),
-        }
-    }
-
     /// A register that is kept as a value. Outside of a section.
     pub(crate) fn sys(&mut self, r: Sysreg) -> Option<&mut u64> {
-        match self.el1.get_mut(r) {
-            Some(v) => Some(v),
-            None => self.slots.get_mut(trap::slot(r)?),
+        if self.el1.get_mut(r).is_some() {
+            return self.el1.get_mut(r);
         }
+        if self.later.get_mut(r).is_some() {
+            return self.later.get_mut(r);
+        }
+        if self.special(r).is_some() {
+            return self.special(r);
+        }
+        self.slots.get_mut(trap::slot(r)?)
     }
 
     /// `KVM_GET_ONE_REG` of a system register.
-    pub(crate) fn user_sysreg(&mut self, vm: &VmState, r: Sysreg) -> Result<u64> {
+    pub(crate) fn user_sysreg(&mut self, vm: &VmState, shared: &Shared, r: Sysreg) -> Result<u64> {
         let row = trap::find(r).ok_or(ENOENT)?;
         Ok(match row.class {
-            Class::Id => id_register(r, self.gic),
-            Class::Implementation => implementation(r),
-            Class::Clidr => insn::clidr(),
+            Class::Id | Class::Implementation => vm.ids.get(r),
             Class::Timer(t, reg) => timer(self, vm, t, reg),
-            _ if r == Sysreg::MPIDR_EL1 => self.mpidr(),
+            _ if r == Sysreg::MPIDR_EL1 => shared.mpidr.load(Ordering::Relaxed),
             _ => *self.sys(r).ok_or(ENOENT)?,
         })
     }
 
     /// `KVM_SET_ONE_REG` of one.
-    pub(crate) fn set_user_sysreg(&mut self, vm: &VmState, r: Sysreg, value: u64) -> Result {
+    pub(crate) fn set_user_sysreg(
+        &mut self,
+        vm: &VmState,
+        shared: &Shared,
+        r: Sysreg,
+        value: u64,
+    ) -> Result {
         let row = trap::find(r).ok_or(ENOENT)?;
         match row.class {
-            // As they are.
-            _ if r == Sysreg::MPIDR_EL1
-                || matches!(row.class, Class::Id | Class::Implementation | Class::Clidr) =>
-            {
-                if self.user_sysreg(vm, r)? != value {
-                    return Err(crate::host::trace::invalid(
-                        c"the guest cannot have this ID register",
-                    ));
-                }
+            Class::Id | Class::Implementation => vm.ids.set(vm.host, r, value)?,
+            Class::Clidr => {
+                idreg::cache::check_clidr(insn::ftr(Sysreg::CTR_EL0), value)
+                    .map_err(|_| trace::invalid(c"the host's caches need more maintenance"))?;
+                *self.sys(r).ok_or(ENOENT)? = value;
+            }
+            Class::OsLockStatus if !trap::oslsr_valid(value) => {
+                return Err(trace::invalid(c"OSLSR_EL1 has another kind of lock"))
             }
             // Silently: a VMM that has moved both counters may still write them all.
             Class::Timer(_, TimerReg::Count) if vm.offset_fixed.load(Ordering::Relaxed) => {}
@@ -249,6 +267,7 @@ impl Vcpu {
                 offset.store(insn::counter().wrapping_sub(value), Ordering::Relaxed);
             }
             Class::Timer(t, reg) => set_timer(self, vm, t, reg, value),
+            _ if r == Sysreg::MPIDR_EL1 => shared.mpidr.store(value, Ordering::Relaxed),
             _ => *self.sys(r).ok_or(ENOENT)? = value,
         }
         Ok(())

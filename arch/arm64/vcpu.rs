@@ -3,11 +3,21 @@
 //! A vCPU's state under its lock.
 
 use super::{
-    gic,
+    controls, gic,
     host::Host,
-    insn::{self, El1, Fp, GuestControls, HostControls, HostEl0, Timer},
-    model::{esr, exception, mmio::Request, pstate, trap},
-    shared::Alarm,
+    ids::{self, Values},
+    insn::{self, El1, El1Later, Fp, GuestControls, HostControls, HostEl0, Sve, Timer},
+    model::{
+        debug::{self, Loaded, Plan, Stepper},
+        esr, exception, idreg,
+        mmio::Request,
+        onereg::CACHES,
+        pstate,
+        sve::Lengths,
+        sysreg::Sysreg,
+        trap,
+    },
+    shared::{Alarm, Shared},
     stolen::Stolen,
     vm::VmState,
 };
@@ -19,47 +29,39 @@ use crate::{
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::{prelude::*, sync::Arc};
 
-/// HCR_EL2 (Arm ARM D24).
-mod hcr {
-    pub(super) const VM: u64 = 1 << 0;
-    pub(super) const SWIO: u64 = 1 << 1;
-    pub(super) const FMO: u64 = 1 << 3;
-    pub(super) const IMO: u64 = 1 << 4;
-    pub(super) const AMO: u64 = 1 << 5;
-    pub(super) const FB: u64 = 1 << 9;
-    pub(super) const BSU_INNER: u64 = 1 << 10;
-    pub(super) const TWI: u64 = 1 << 13;
-    pub(super) const TID3: u64 = 1 << 18;
-    pub(super) const TSC: u64 = 1 << 19;
-    pub(super) const TIDCP: u64 = 1 << 20;
-    pub(super) const TACR: u64 = 1 << 21;
-    pub(super) const TSW: u64 = 1 << 22;
-    pub(super) const RW: u64 = 1 << 31;
-    pub(super) const E2H: u64 = 1 << 34;
-    pub(super) const TLOR: u64 = 1 << 35;
-    pub(super) const TERR: u64 = 1 << 36;
-    pub(super) const TEA: u64 = 1 << 37;
-    pub(super) const FWB: u64 = 1 << 46;
-}
-
-/// CPTR_EL2 with E2H: FP and SIMD are the guest's; SVE, SME, trace and activity monitors trap.
-const CPTR: u64 = 3 << 20 | 1 << 28 | 1 << 30;
-/// MDCR_EL2: debug registers, the PMU, trace and profiling trap; HPMN (bits 4:0) stays the host's.
-const MDCR_TRAPS: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 14 | 1 << 19;
-/// CNTHCTL_EL2 with E2H: EL1PCTEN, so that the physical counter can be read; its timer traps.
-const CNTHCTL: u64 = EL1PCTEN;
-const EL1PCTEN: u64 = 1 << 10;
-/// VTCR_EL2: write-back, inner shareable walks, RES1.
-const VTCR: u64 = 1 << 31 | 3 << 12 | 1 << 10 | 1 << 8;
-
 /// What only the holder of its lock touches.
 pub(crate) struct Vcpu {
     /// General registers, PC and PSTATE; what the entry code works on.
     pub(crate) run: KBox<Run>,
-    /// FP and SIMD.
-    pub(crate) fp: Fp,
+    /// FP and SIMD; of a guest with SVE only FPSR and FPCR.
+    pub(crate) fp: KBox<Fp>,
+    /// SVE, once it is finalized.
+    pub(crate) sve: Option<Sve>,
+    /// Its vector lengths.
+    pub(crate) lengths: Lengths,
+    /// ZCR_EL1
+    pub(crate) zcr: u64,
+    /// FPMR
+    pub(crate) fpmr: u64,
     /// EL1's registers; in the CPU while a section lasts.
-    pub(crate) el1: El1,
+    pub(crate) el1: KBox<El1>,
+    /// Likewise, where the CPU has them.
+    pub(crate) later: El1Later,
+    /// Who debugs, and with what.
+    pub(crate) debug: KBox<Debug>,
+    /// An SError with this ISS waits until the guest unmasks it.
+    pub(crate) serror: Option<u64>,
+    /// DISR_EL1
+    pub(crate) disr: u64,
+    /// CCSIDR_EL1 by CSSELR_EL1.
+    pub(crate) ccsidr: [u32; CACHES as usize],
+    /// The VM's ID registers.
+    pub(crate) ids: KBox<Values>,
+    ids_seen: u32,
+    /// For `kvm_run.flags`.
+    pub(crate) run_flags: u16,
+    root: u64,
+    host_zcr: u64,
     controls: GuestControls,
     host_controls: HostControls,
     host_el0: HostEl0,
@@ -69,14 +71,10 @@ pub(crate) struct Vcpu {
     pub(crate) stolen: Stolen,
     /// It has run before.
     pub(crate) started: bool,
-    /// The VM has a GIC: without one the guest sees none.
-    pub(crate) gic: bool,
     /// `KVM_ARM_VCPU_INIT` has been called.
     pub(crate) initialized: bool,
     /// Its features.
     pub(crate) features: u32,
-    /// What registers it has, once a trap has asked.
-    pub(crate) gates: Option<trap::Features>,
     /// System registers that are in none of the other fields, by [`trap::slot`].
     pub(crate) slots: KVec<u64>,
     /// SPSR_abt, SPSR_und, SPSR_irq, SPSR_fiq, which no guest has.
@@ -100,6 +98,58 @@ pub(crate) struct Vcpu {
     host: &'static Host,
 }
 
+/// What a vCPU keeps for debugging.
+pub(crate) struct Debug {
+    /// `KVM_SET_GUEST_DEBUG`: [`debug::control`]
+    pub(crate) control: u32,
+    /// The registers that came with it.
+    pub(crate) user: debug::Registers,
+    /// User space's single step.
+    pub(crate) stepper: Stepper,
+    /// The guest's registers.
+    pub(crate) guest: debug::Registers,
+    /// The guest's MDSCR_EL1.
+    pub(crate) mdscr: u64,
+    /// The guest's OSLSR_EL1.
+    pub(crate) oslsr: u64,
+    plan: Plan,
+    hw: insn::Debug,
+}
+
+impl Debug {
+    /// Apart, as it is much for a stack.
+    #[inline(never)]
+    fn new() -> Result<KBox<Self>> {
+        let new = Self {
+            control: 0,
+            user: debug::Registers::default(),
+            stepper: Stepper::default(),
+            guest: debug::Registers::default(),
+            mdscr: 0,
+            oslsr: 0,
+            plan: debug::plan(0, 0, 0),
+            hw: insn::Debug::new(),
+        };
+        Ok(KBox::new(new, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// User space steps the guest.
+    fn steps(&self) -> bool {
+        self.control & debug::control::STEP != 0
+    }
+}
+
+/// The place in `Run` of the key whose encoding is `n` on from that of the first: CRm 1 and 2 have four words each,
+/// CRm 3 has two.
+const fn key_index(n: usize) -> Option<usize> {
+    match n {
+        0..=3 => Some(n),
+        8..=11 => Some(n - 4),
+        16 | 17 => Some(n - 8),
+        _ => None,
+    }
+}
+
 /// Numbers for vCPUs; 0 is none.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -112,65 +162,52 @@ impl Vcpu {
         vm: &VmState,
         root: u64,
         config: &stage2::Config,
-        id: u32,
         kick: &Arc<Kick>,
     ) -> Result<Self> {
         let host = vm.host;
         let run = KBox::new(Run::default(), GFP_KERNEL_ACCOUNT)?;
-        let vtcr = VTCR
-            | super::model::stage2::vtcr_shape(config)
-            | host.pa_range << 16
-            | u64::from(host.wide_vmid) << 19
-            | u64::from(host.access_flags) << 21;
-        let mut controls = GuestControls {
-            hcr: hcr::VM
-                | hcr::SWIO
-                | hcr::FMO
-                | hcr::IMO
-                | hcr::AMO
-                | hcr::FB
-                | hcr::BSU_INNER
-                | hcr::TWI
-                | hcr::TID3
-                | hcr::TSC
-                | hcr::TIDCP
-                | hcr::TACR
-                | hcr::TSW
-                | hcr::RW
-                | hcr::E2H
-                | hcr::TLOR,
-            vtcr,
-            vttbr: vm.vttbr(root),
-            cptr: CPTR,
-            mdcr: MDCR_TRAPS,
-            cnthctl: CNTHCTL,
-            cntvoff: 0,
-            vmpidr: trap::mpidr(id),
-            vpidr: insn::midr(),
-            hstr: 0xffff,
-            hcrx: host.hcrx.then_some(0),
-        };
-        if host.ras {
-            controls.hcr |= hcr::TERR | hcr::TEA;
+        let mut ids_seen = 0;
+        let ids = KBox::new(
+            vm.ids.newer(&mut ids_seen).ok_or(EINVAL)?,
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        let mut slots = KVec::from_elem(0, trap::SLOTS, GFP_KERNEL_ACCOUNT)?;
+        let ctr = insn::ftr(Sysreg::CTR_EL0);
+        // It outlives resets, as what user space sets instead does.
+        if let Some(s) = trap::slot(Sysreg::CLIDR_EL1).and_then(|n| slots.get_mut(n)) {
+            *s = idreg::cache::clidr(ctr);
         }
-        if super::model::stage2::is_forced() {
-            controls.hcr |= hcr::FWB;
+        let mut ccsidr = [0; CACHES as usize];
+        for (n, c) in (0u8..).zip(&mut ccsidr) {
+            *c = idreg::cache::ccsidr(ctr, n);
         }
         Ok(Self {
             run,
-            fp: Fp::default(),
-            el1: El1::default(),
-            controls,
+            fp: KBox::new(Fp::default(), GFP_KERNEL_ACCOUNT)?,
+            sve: None,
+            lengths: Lengths::default(),
+            zcr: 0,
+            fpmr: 0,
+            el1: KBox::new(El1::default(), GFP_KERNEL_ACCOUNT)?,
+            later: El1Later::default(),
+            debug: Debug::new()?,
+            serror: None,
+            disr: 0,
+            ccsidr,
+            ids,
+            ids_seen,
+            run_flags: 0,
+            root,
+            host_zcr: 0,
+            controls: controls::new(host, config),
             host_controls: HostControls::default(),
             host_el0: HostEl0::default(),
             timer: Timer::default(),
             stolen: Stolen::default(),
             started: false,
-            gic: false,
             initialized: false,
             features: 0,
-            gates: None,
-            slots: KVec::from_elem(0, trap::SLOTS, GFP_KERNEL_ACCOUNT)?,
+            slots,
             spsr32: [0; 4],
             physical: Timer::default(),
             alarm: Alarm::new(kick)?,
@@ -191,14 +228,25 @@ impl Vcpu {
             pstate: pstate::RESET,
             ..Run::default()
         };
-        self.gates = None;
-        self.fp = Fp::default();
-        self.el1 = El1::default();
-        for r in trap::listed(&self.register_features()) {
+        *self.fp = Fp::default();
+        if let Some(sve) = &mut self.sve {
+            sve.reset();
+        }
+        *self.el1 = El1::default();
+        self.debug.stepper = Stepper::default();
+        let features = self.ids.features;
+        for r in trap::listed(&features) {
+            if matches!(r, Sysreg::CLIDR_EL1 | Sysreg::MPIDR_EL1) {
+                continue;
+            }
             if let Some(v) = self.sys(r) {
-                *v = trap::reset_value(r);
+                *v = match r {
+                    Sysreg::ACTLR_EL1 => insn::actlr(),
+                    _ => trap::reset_value(r),
+                };
             }
         }
+        self.serror = None;
         self.spsr32 = [0; 4];
         self.physical = Timer::default();
         self.alarm.clear();
@@ -207,9 +255,54 @@ impl Vcpu {
         self.mmio = None;
     }
 
-    /// Affinity, as MPIDR_EL1 shows it: that of its id.
-    pub(crate) fn mpidr(&self) -> u64 {
-        self.controls.vmpidr
+    /// Takes over the VM's ID registers, if they have changed.
+    #[inline]
+    pub(crate) fn refresh(&mut self, vm: &VmState) {
+        if let Some(ids) = vm.ids.newer(&mut self.ids_seen) {
+            *self.ids = ids;
+            controls::apply(&mut self.controls, self.host, self.features, &self.ids);
+        }
+    }
+
+    /// It becomes what `KVM_ARM_VCPU_INIT` asks for: these features, power aside.
+    pub(crate) fn initialize(&mut self, vm: &VmState, features: u32) {
+        if !self.initialized {
+            self.lengths = self.host.sve_lengths();
+        }
+        self.features = features;
+        self.initialized = true;
+        self.ids_seen = 0;
+        self.refresh(vm);
+        self.run.flags =
+            u64::from(self.has(rb::KVM_ARM_VCPU_PTRAUTH_ADDRESS)) << rb::RKVM_ARM64_PAUTH_BIT;
+        self.reset();
+    }
+
+    /// A feature of `KVM_ARM_VCPU_INIT`.
+    pub(crate) fn has(&self, feature: u32) -> bool {
+        ids::has(self.features, feature)
+    }
+
+    /// Nothing is left to be finalized.
+    pub(crate) fn is_final(&self) -> bool {
+        self.sve.is_some() || !self.has(rb::KVM_ARM_VCPU_SVE)
+    }
+
+    /// A value that is kept by [`Self::sys`] where it can be needed often, or switched.
+    pub(crate) fn special(&mut self, r: Sysreg) -> Option<&mut u64> {
+        let key = r.bits().checked_sub(Sysreg::APIAKEYLO_EL1.bits());
+        let key = key.and_then(|n| key_index(usize::from(n)));
+        Some(match r {
+            Sysreg::MDSCR_EL1 => &mut self.debug.mdscr,
+            Sysreg::OSLSR_EL1 => &mut self.debug.oslsr,
+            Sysreg::DISR_EL1 => &mut self.disr,
+            Sysreg::ZCR_EL1 => &mut self.zcr,
+            Sysreg::FPMR => &mut self.fpmr,
+            _ => match key {
+                Some(n) => self.run.guest_keys.get_mut(n)?,
+                None => return self.debug.guest.get_mut(r),
+            },
+        })
     }
 
     /// KVM_ARM_VCPU_PSCI_0_2
@@ -236,16 +329,29 @@ impl Vcpu {
     pub(crate) fn advance(&mut self) {
         let long = self.run.esr & esr::IL != 0;
         (self.run.pc, self.run.pstate) = pstate::step_over(self.run.pc, self.run.pstate, long);
+        if self.debug.steps() {
+            self.debug.stepper.passed();
+        }
     }
 
     /// Loads the guest's state into the CPU. IRQs are off until [`Self::section_ends`].
-    pub(crate) fn section_begins(&mut self, vm: &VmState, gic: &gic::Cpu) {
-        self.controls.cntvoff = vm.counter_offset.load(Ordering::Relaxed);
-        // A moved physical counter cannot be read directly.
-        self.controls.cnthctl = match vm.physical_offset.load(Ordering::Relaxed) {
-            0 => CNTHCTL,
-            _ => CNTHCTL & !EL1PCTEN,
-        };
+    pub(crate) fn section_begins(&mut self, vm: &VmState, shared: &Shared) {
+        let d = &mut *self.debug;
+        d.plan = debug::plan(d.control, d.mdscr, d.oslsr);
+        if d.plan.step {
+            self.run.pstate = d.stepper.load(self.run.pstate);
+        }
+        let c = &mut self.controls;
+        c.mdcr = controls::mdcr(self.host) | d.plan.mdcr;
+        c.hcr &= !controls::SERROR;
+        if self.serror.is_some() {
+            c.hcr |= controls::SERROR;
+        }
+        // CnP, so that the threads of a core share translations: not without FEAT_TTCNP, so not yet.
+        c.vttbr = self.host.vmids.enter(&vm.vmid) << 48 | self.root;
+        c.cntvoff = vm.counter_offset.load(Ordering::Relaxed);
+        c.cnthctl = controls::cnthctl(vm.physical_offset.load(Ordering::Relaxed) != 0);
+        c.vmpidr = shared.mpidr.load(Ordering::Relaxed);
         insn::fp_begin();
         self.host_el0 = HostEl0::save();
         self.host_controls = self.controls.load();
@@ -259,9 +365,31 @@ impl Vcpu {
             }
         }
         self.el1.load();
-        insn::fp_load(&self.fp);
+        if self.host.later {
+            self.later.load();
+        }
+        if self.host.ras {
+            insn::load_ras(self.serror.unwrap_or(0), self.disr);
+        }
+        match &self.sve {
+            Some(sve) => {
+                insn::load_zcr(self.zcr);
+                self.host_zcr = sve.load(&self.fp);
+            }
+            None => insn::fp_load(&self.fp),
+        }
+        if self.host.fpmr {
+            insn::load_fpmr(self.fpmr);
+        }
+        let d = &mut *self.debug;
+        let registers = match d.plan.loaded {
+            Loaded::None => None,
+            Loaded::Guest => Some(&d.guest),
+            Loaded::User => Some(&d.user),
+        };
+        d.hw.load(registers, d.plan.mdscr);
         // Pending or active in the guest, it must not end the guest's run again.
-        self.vtimer_held = gic.state.lock().private.is_busy(vm.virtual_ppi());
+        self.vtimer_held = (shared.gic.state.lock().private).is_busy(vm.virtual_ppi());
         if self.vtimer_held {
             insn::set_vtimer_active(true);
         }
@@ -269,15 +397,47 @@ impl Vcpu {
     }
 
     /// Takes it back. `timer_ended`: the guest has ended the virtual timer's interrupt, and so that it is active.
-    pub(crate) fn section_ends(&mut self, timer_ended: bool) {
+    pub(crate) fn section_ends(&mut self, vm: &VmState, timer_ended: bool) {
         self.timer.save();
         if self.vtimer_held && !timer_ended {
             insn::set_vtimer_active(false);
         }
-        insn::fp_save(&mut self.fp);
+        let d = &mut *self.debug;
+        if d.plan.loaded == Loaded::Guest {
+            d.mdscr = d.hw.mdscr();
+            d.hw.unload(Some(&mut d.guest));
+        } else {
+            d.hw.unload(None);
+        }
+        match &mut self.sve {
+            Some(sve) => {
+                sve.save(&mut self.fp, self.host_zcr);
+                self.zcr = insn::zcr();
+            }
+            None => insn::fp_save(&mut self.fp),
+        }
+        if self.host.fpmr {
+            self.fpmr = insn::fpmr();
+        }
+        if self.host.ras {
+            self.disr = insn::vdisr();
+        }
+        if self.serror.is_some() && insn::hcr() & controls::SERROR == 0 {
+            // The guest has taken it.
+            self.serror = None;
+        }
+        if self.host.later {
+            self.later.save();
+        }
         self.el1.save();
         self.host_el0.restore();
         self.host_controls.restore();
+        let d = &mut *self.debug;
+        d.hw.unmask();
+        if d.plan.step {
+            self.run.pstate = d.stepper.unload(self.run.pstate);
+        }
+        self.host.vmids.leave(&vm.vmid);
         insn::fp_end();
     }
 
@@ -288,6 +448,11 @@ impl Vcpu {
             pstate: self.run.pstate,
             vbar: self.el1.vbar,
             sctlr: self.el1.sctlr,
+            sctlr2: if self.ids.features.sctlr2 {
+                self.later.sctlr2
+            } else {
+                0
+            },
             ..exception::Context::default()
         }
     }
@@ -300,6 +465,9 @@ impl Vcpu {
         };
         self.run.pc = taken.pc;
         self.run.pstate = taken.pstate;
+        if self.debug.steps() {
+            self.debug.stepper.passed();
+        }
         self.el1.elr = taken.elr;
         self.el1.spsr = taken.spsr;
         if let Some(v) = taken.esr {
@@ -314,6 +482,16 @@ impl Vcpu {
     pub(crate) fn external_abort(&mut self, instruction: bool, far: u64, walk: Option<i8>) {
         let e = self.context().external_abort(instruction, far, walk);
         self.raise(e);
+    }
+
+    /// An SError with this ISS: at once, or as soon as the guest unmasks it. Outside of a section.
+    pub(crate) fn raise_serror(&mut self, iss: u64) {
+        if self.context().serror_masked() {
+            self.serror = Some(iss);
+        } else {
+            self.mmio = None;
+            self.raise(exception::Exception::serror(iss));
+        }
     }
 
     /// The guest sees data in big-endian order now.

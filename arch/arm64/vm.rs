@@ -4,49 +4,17 @@
 
 use super::{
     host::Host,
+    ids::Ids,
     insn,
     model::{
         psci::Version,
         smccc::{Filter, Mitigations, Services},
     },
     timer::{PHYSICAL_PPI, VIRTUAL_PPI},
+    vmid::Vmid,
 };
-use crate::host::trace;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use kernel::{new_mutex, prelude::*, sync::Mutex};
-
-/// A VMID: by it the CPUs tell VMs' translations apart. It is the VM's for its life.
-pub(crate) struct Vmid {
-    host: &'static Host,
-    value: usize,
-}
-
-impl Vmid {
-    fn new(host: &'static Host) -> Result<Self> {
-        let mut pool = host.vmids.lock();
-        // 0 is the host's.
-        let id = pool
-            .find_unused_id(1)
-            .ok_or_else(|| trace::refuse(ENOSPC, c"as many VMs live as the CPU has VMIDs"))?;
-        Ok(Self {
-            host,
-            value: id.acquire(),
-        })
-    }
-
-    /// For VTTBR_EL2.
-    fn bits(&self) -> u64 {
-        (self.value as u64) << 48
-    }
-}
-
-impl Drop for Vmid {
-    fn drop(&mut self) {
-        // The next VM with this number must not find these translations.
-        insn::flush_vmid_of(self.bits());
-        self.host.vmids.lock().release_id(self.value);
-    }
-}
 
 /// What user space has chosen of the firmware.
 #[derive(Default)]
@@ -61,15 +29,16 @@ pub(crate) struct Firmware {
     pub(crate) mitigations: Mitigations,
 }
 
-/// See [`VmState::agree_on`].
-const FEATURES_KNOWN: u64 = 1 << 32;
-
 /// The arm64 part of a VM.
 #[pin_data]
 pub(crate) struct VmState {
     /// What the host offers.
     pub(crate) host: &'static Host,
-    vmid: Vmid,
+    /// Its number for the CPUs.
+    pub(crate) vmid: Vmid,
+    /// ID registers.
+    #[pin]
+    pub(crate) ids: Ids,
     /// CNTVOFF_EL2: what the counter has when the guest reads 0.
     pub(crate) counter_offset: AtomicU64,
     /// The same of the physical counter.
@@ -78,8 +47,6 @@ pub(crate) struct VmState {
     pub(crate) offset_fixed: AtomicBool,
     /// The timers' PPIs: the virtual one's, the physical one's (`KVM_ARM_VCPU_TIMER_CTRL`).
     pub(crate) timer_ppis: [AtomicU32; 2],
-    /// The features of its vCPUs, once one is initialized: [`FEATURES_KNOWN`] and the bits.
-    features: AtomicU64,
     /// A vCPU has run: what the firmware is and where interrupts go stays from now on.
     pub(crate) ran: AtomicBool,
     /// The firmware that the guest calls.
@@ -95,40 +62,24 @@ impl VmState {
     /// A new VM's.
     ///
     /// # Errors
-    /// `ENOSPC`: no VMID is left.
+    /// `ENODEV` before the module is loaded.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
             let host = Host::get()?;
-            let vmid = Vmid::new(host)?;
             Ok(try_pin_init!(Self {
                 host,
-                vmid,
+                vmid: Vmid::default(),
+                ids <- Ids::new(),
                 counter_offset: AtomicU64::new(insn::counter()),
                 physical_offset: AtomicU64::new(0),
                 offset_fixed: AtomicBool::new(false),
                 timer_ppis: [AtomicU32::new(VIRTUAL_PPI), AtomicU32::new(PHYSICAL_PPI)],
-                features: AtomicU64::new(0),
                 ran: AtomicBool::new(false),
                 firmware <- new_mutex!(Firmware::default(), "rkvm::VmState::firmware"),
                 nisv_to_user: AtomicBool::new(false),
                 system_suspend: AtomicBool::new(false),
             }))
         })
-    }
-
-    /// VTTBR_EL2 for tables with this root.
-    pub(crate) fn vttbr(&self, root: u64) -> u64 {
-        // CnP, so that the threads of a core share translations: not without FEAT_TTCNP, so not yet.
-        self.vmid.bits() | root
-    }
-
-    /// A vCPU is to have these features: false if another has others.
-    pub(crate) fn agree_on(&self, features: u32) -> bool {
-        let wanted = FEATURES_KNOWN | u64::from(features);
-        let was = self
-            .features
-            .compare_exchange(0, wanted, Ordering::AcqRel, Ordering::Acquire);
-        was.is_ok() || was == Err(wanted)
     }
 
     /// The guest's virtual counter, now.

@@ -383,3 +383,15 @@ pub fn features(id: impl Fn(Sysreg) -> u64, c: &Config) -> Features {
         fpmr: field(Sysreg::ID_AA64PFR2_EL1, 32) != 0,
     }
 }
+
+/// The host has what KVM_CAP_ARM_PTRAUTH_ADDRESS and GENERIC promise: authentication of both kinds, by the same
+/// algorithm (QARMA5, QARMA3, or the implementation's own). `isar1`, `isar2`: ID_AA64ISAR1_EL1, ID_AA64ISAR2_EL1.
+pub const fn has_pauth(isar1: u64, isar2: u64) -> bool {
+    const fn has(v: u64, shift: u32) -> bool {
+        v >> shift & 0xf != 0
+    }
+    // (APA, GPA), (APA3, GPA3), (API, GPI)
+    has(isar1, 4) && has(isar1, 24)
+        || has(isar2, 12) && has(isar2, 8)
+        || has(isar1, 8) && has(isar1, 28)
+}

@@ -2,7 +2,9 @@
 
 //! What can be decided without the hardware.
 
+pub mod debug;
 pub mod esr;
+pub mod events;
 pub mod exception;
 pub mod idreg;
 pub mod its;
@@ -12,6 +14,9 @@ pub mod psci;
 pub mod pstate;
 pub mod smccc;
 pub mod stage2;
+pub mod sve;
 pub mod sysreg;
 pub mod trap;
 pub mod vgic;
+pub mod vmid;
+pub mod walk;

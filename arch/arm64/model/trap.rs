@@ -304,6 +304,12 @@ pub fn decide(a: &SysregAccess, features: &Features) -> Action {
     }
 }
 
+/// A register that is not there is reported as a trapped access, not as an undefined instruction (FEAT_IDST,
+/// ID_AA64MMFR2_EL1.IDS): one in the space of ID registers, D24.1.4.
+pub const fn reported_as_trap(r: Sysreg, mmfr2: u64) -> bool {
+    mmfr2 >> 36 & 0xf != 0 && r.op0() == 3 && r.op1() <= 3 && r.crn() == 0 && r.crm() <= 7
+}
+
 /// User space has the register, and where; `None` is ENOENT.
 pub fn kept(r: Sysreg, features: &Features) -> Option<Keep> {
     find(r)

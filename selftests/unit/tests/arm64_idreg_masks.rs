@@ -160,3 +160,23 @@ fn caches() {
     assert_eq!(s[13], Some(13));
     assert_eq!((s[14], s[15], s[16]), (None, None, Some(0)));
 }
+
+#[test]
+fn authentication_of_both_kinds() {
+    use rkvm_unit::arch::arm64::model::idreg::has_pauth;
+    // QARMA5, QARMA3, the implementation's own.
+    assert!(has_pauth(1 << 4 | 1 << 24, 0));
+    assert!(has_pauth(0, 5 << 12 | 1 << 8));
+    assert!(has_pauth(3 << 8 | 1 << 28, 0));
+    // One kind only, or by unlike algorithms.
+    for (isar1, isar2) in [
+        (0, 0),
+        (5 << 4, 0),
+        (1 << 24, 0),
+        (1 << 4 | 1 << 28, 0),
+        (1 << 4, 1 << 8),
+        (1 << 28, 1 << 12),
+    ] {
+        assert!(!has_pauth(isar1, isar2));
+    }
+}

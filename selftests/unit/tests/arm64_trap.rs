@@ -365,3 +365,19 @@ fn aarch32() {
     assert_eq!(dbgdidr(dfr0, 0x1111), 0x3516_d000);
     assert_eq!(dbgdidr(dfr0, 0x0111), 0x3516_8000);
 }
+
+#[test]
+fn identification_that_is_not_there() {
+    use rkvm_unit::arch::arm64::model::trap::reported_as_trap;
+    const IDS: u64 = 2 << 36;
+    // CCSIDR2_EL1, SMIDR_EL1, GMID_EL1
+    for (op1, op2) in [(1, 2), (1, 6), (1, 4)] {
+        let r = Sysreg::new(3, op1, 0, 0, op2);
+        assert!(reported_as_trap(r, IDS));
+        assert!(!reported_as_trap(r, 0));
+    }
+    for r in [Sysreg::ZCR_EL1, Sysreg::OSLAR_EL1, Sysreg::TPIDR2_EL0] {
+        assert!(!reported_as_trap(r, IDS));
+    }
+    assert!(!reported_as_trap(Sysreg::new(3, 4, 0, 0, 0), IDS));
+}
