@@ -27,6 +27,7 @@ bool rkvm_work_pending(void);
 /* rkvm/host/work.rs */
 bool rkvm_work_pending_racy(void);
 int rkvm_handle_work(void);
+void rkvm_to_user_space(void);
 void rkvm_yield(void);
 u32 rkvm_cpu_hint(void);
 u32 rkvm_online_cpus(void);
