@@ -28,6 +28,7 @@ void rkvm_section_quiescent(void);
 /* rkvm/host/work.rs */
 bool rkvm_work_pending_racy(void);
 int rkvm_handle_work(void);
+void rkvm_to_user_space(void);
 void rkvm_yield(void);
 bool rkvm_killed(void);
 u32 rkvm_cpu_hint(void);

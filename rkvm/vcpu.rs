@@ -248,6 +248,7 @@ impl<F: Family> Vcpu<F> {
             vcpu: &mut inner.vcpu,
         };
         let result = Self::run_loop(&mut ctx, run);
+        work::to_user_space();
         F::publish(&mut ctx);
         result
     }

@@ -10,6 +10,7 @@
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/rcuwait.h>
+#include <linux/rseq.h>
 #include <linux/sched/signal.h>
 #include <linux/smp.h>
 #include <linux/syscore_ops.h>
@@ -83,6 +84,12 @@ int rkvm_handle_work(void)
 	if (!__xfer_to_guest_mode_work_pending())
 		return 0;
 	return xfer_to_guest_mode_handle_work();
+}
+
+/* Where TIF_NOTIFY_RESUME is rseq's too, the work above has cleared it, and done nothing for rseq. */
+void rkvm_to_user_space(void)
+{
+	rseq_virt_userspace_exit();
 }
 
 void rkvm_yield(void)

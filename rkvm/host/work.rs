@@ -22,6 +22,13 @@ pub(crate) fn pending() -> bool {
     unsafe { rb::rkvm_work_pending_racy() }
 }
 
+/// The thread returns to user space after a run of a guest, for which it may have done [`handle`]'s work.
+#[inline]
+pub(crate) fn to_user_space() {
+    // SAFETY: Sets a flag of the current thread.
+    unsafe { rb::rkvm_to_user_space() };
+}
+
 /// Lets other threads run, if any wants to.
 pub(crate) fn yield_now() {
     // SAFETY: Task context, no locks held.
