@@ -41,8 +41,14 @@ fn one_region_for_all() {
     assert_eq!(Region::single(LIMIT - RD / 2, &[], 0, LIMIT), Err(TooBig));
     // vCPUs that come later may have no room, or the distributor in it.
     let at_end = Region::single(LIMIT - 3 * RD, &[], 1, LIMIT).unwrap();
-    assert_eq!(ready(&[at_end], 4, Some(0), LIMIT), Err(NotReady::Misplaced));
-    assert_eq!(ready(&[r], 4, Some(3 * RD), LIMIT), Err(NotReady::Misplaced));
+    assert_eq!(
+        ready(&[at_end], 4, Some(0), LIMIT),
+        Err(NotReady::Misplaced)
+    );
+    assert_eq!(
+        ready(&[r], 4, Some(3 * RD), LIMIT),
+        Err(NotReady::Misplaced)
+    );
     assert_eq!(ready(&[r], 3, Some(3 * RD), LIMIT), Ok(()));
     assert_eq!(ready(&[r], 3, None, LIMIT), Err(NotReady::Missing));
 }
@@ -76,8 +82,14 @@ fn vcpus_fill_regions_in_order() {
     add(&mut regions, 2, 0x24_0000);
     add(&mut regions, 2, 0x20_0000);
     let all: Vec<u64> = redistributors(&regions, 6).collect();
-    assert_eq!(all, [0x10_0000, 0x12_0000, 0x24_0000, 0x26_0000, 0x20_0000, 0x22_0000]);
-    let last: Vec<bool> = all.iter().map(|b| is_last(*b, all.iter().copied())).collect();
+    assert_eq!(
+        all,
+        [0x10_0000, 0x12_0000, 0x24_0000, 0x26_0000, 0x20_0000, 0x22_0000]
+    );
+    let last: Vec<bool> = all
+        .iter()
+        .map(|b| is_last(*b, all.iter().copied()))
+        .collect();
     // The third region ends where the second begins.
     assert_eq!(last, [false, true, false, true, false, false]);
     assert_eq!(redistributors(&regions, 3).count(), 3);
