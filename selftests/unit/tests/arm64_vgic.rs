@@ -531,3 +531,32 @@ fn a_pulse_is_pending_until_it_is_taken() {
     assert_eq!(read(&d, gicd::ISPENDR + 4), 0);
     assert_eq!(d.pulse_spi(64), Err(NoSuchInterrupt));
 }
+
+#[test]
+fn registers_of_the_cpu_interface_that_trap() {
+    const PMR: u16 = 3 << 14 | 4 << 7 | 6 << 3;
+    const CTLR: u16 = 3 << 14 | 12 << 7 | 12 << 3 | 4;
+    let mut cpu = CpuIf::new(&HW);
+    assert_eq!(cpu.running(&HW), 0xff);
+    // With five bits, each is a priority of eight.
+    cpu.ap1r[0] = 1 << 20 | 1 << 31;
+    assert_eq!(cpu.running(&HW), 20 << 3);
+    cpu.ap0r[0] = 1;
+    assert_eq!(cpu.running(&HW), 0);
+    let seven = LrConfig { pri_bits: 7, ..HW };
+    let mut cpu = CpuIf::new(&seven);
+    cpu.ap1r[3] = 1 << 31;
+    assert_eq!(cpu.running(&seven), 0xfe);
+    cpu.ap0r[1] = 2;
+    assert_eq!(cpu.running(&seven), 33 << 1);
+
+    let mut cpu = CpuIf::new(&HW);
+    assert!(cpu.write(PMR, 0xf0));
+    assert_eq!(cpu.sysreg(PMR, &HW), Ok(0xf0));
+    let before = cpu.sysreg(CTLR, &HW).unwrap();
+    // The guest sets two flags; what the hardware has stays.
+    assert!(cpu.write(CTLR, !0));
+    assert_eq!(cpu.sysreg(CTLR, &HW), Ok(before | 3));
+    assert!(cpu.vmcr.eoi_split());
+    assert!(!cpu.write(CTLR + 1, 1));
+}

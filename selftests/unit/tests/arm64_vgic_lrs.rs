@@ -147,7 +147,7 @@ fn layout() {
         [Lr(0x4000_0000_0000_0020), Lr(0x5050_0200_0000_0021)]
     );
     assert!(vm.regs[0].spis && vm.regs[0].loaded && !vm.regs[0].overflow);
-    assert_eq!(vm.regs[0].hcr, hcr::EN);
+    assert_eq!(vm.regs[0].hcr, hcr::EN | hcr::TDIR);
     assert!(vm.regs[0].lr[2..].iter().all(|lr| *lr == Lr(0)));
 }
 
@@ -304,13 +304,13 @@ fn more_than_there_is_room_for() {
     assert_eq!(vm.fill(0), first);
     assert!(vm.regs[0].overflow);
     let all_off = hcr::VGRP0DIE | hcr::VGRP1DIE;
-    assert_eq!(vm.regs[0].hcr, hcr::EN | hcr::NPIE | all_off);
+    assert_eq!(vm.regs[0].hcr, hcr::EN | hcr::TDIR | hcr::NPIE | all_off);
     for (intid, _) in first {
         vm.guest(0, intid, NONE);
     }
     let _ = vm.fold(0);
     assert_eq!(vm.fill(0), [(44, PENDING), (42, PENDING), (40, PENDING)]);
-    assert_eq!(vm.regs[0].hcr, hcr::EN);
+    assert_eq!(vm.regs[0].hcr, hcr::EN | hcr::TDIR);
     // The same priority: the lower INTID.
     let _ = vm.fold(0);
     for intid in 32..48 {
@@ -339,7 +339,7 @@ fn classes() {
     vm.spi(32, true);
     assert_eq!(vm.fill(0), [(32, PENDING), (34, ACTIVE)]);
     // When the guest enables group 0, its turn comes.
-    assert_eq!(vm.regs[0].hcr, hcr::EN | hcr::VGRP0EIE);
+    assert_eq!(vm.regs[0].hcr, hcr::EN | hcr::TDIR | hcr::VGRP0EIE);
     let _ = vm.fold(0);
     vm.spi(38, true);
     assert_eq!(vm.fill(0), [(38, PENDING), (32, PENDING)]);

@@ -264,9 +264,13 @@ fn control(vcpu: &Private, outside: &Outside, hw: &LrConfig) -> u64 {
         value |= hcr::LRENPIE;
     }
     // Which interrupt is deactivated, only the write itself tells: one outside of the list
-    // registers, or, as any vCPU may do it, one in those of another.
-    if outside.active || vmcr.eoi_split() {
-        value |= if hw.tds { hcr::TDIR } else { hcr::TC };
+    // registers, or, as any vCPU may do it, one in those of another. The guest may set EOImode without
+    // an exit, and with EOImode 0 it does not write there, so it always traps; TC, which costs more,
+    // comes with the next exit after that.
+    if hw.tds {
+        value |= hcr::TDIR;
+    } else if outside.active || vmcr.eoi_split() {
+        value |= hcr::TC;
     }
     value
 }
