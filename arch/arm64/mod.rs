@@ -82,8 +82,13 @@ pub(crate) fn load(kvm_node: bool) -> Result<Loaded> {
     /// KVM's own minor number (Documentation/admin-guide/devices.txt).
     const KVM_MINOR: u8 = 232;
     let host = host::Host::find_out()?;
-    let irqs = insn::Irqs::request(&host.irqs).inspect_err(|_| {
+    let irqs = insn::Irqs::request(&host.irqs).map_err(|e| {
+        if e == ENOMEM {
+            return e;
+        }
+        // The kernel says EINVAL of an interrupt that another has.
         pr_err!("the virtual timer's interrupt is taken: boot with kvm-arm.mode=none, so that in-tree KVM leaves EL2 alone\n");
+        EBUSY
     })?;
     let power = PoweredOn::new()?;
     let node = |name, minor| KBox::pin_init(DeviceNode::register(name, minor), GFP_KERNEL);
