@@ -84,8 +84,13 @@ impl CpuPower for Arm64 {
 /// `ENODEV`, `EBUSY`: no hardware that this kernel may use; the reason is logged.
 pub(crate) fn load(kvm_node: bool) -> Result<Loaded> {
     let host = host::Host::find_out()?;
-    let irqs = insn::Irqs::request(&host.irqs).inspect_err(|_| {
+    let irqs = insn::Irqs::request(&host.irqs).map_err(|e| {
+        if e == ENOMEM {
+            return e;
+        }
+        // The kernel says EINVAL of an interrupt that another has.
         pr_err!("the virtual timer's interrupt is taken: boot with kvm-arm.mode=none, so that in-tree KVM leaves EL2 alone\n");
+        EBUSY
     })?;
     let power = PoweredOn::new()?;
     let loaded = Loaded {
