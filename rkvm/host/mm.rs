@@ -338,11 +338,13 @@ impl UserFrame {
             };
             // SAFETY: The mapping is locked.
             if unsafe { kbindings::follow_pfnmap_start(&mut args) } == 0 {
+                #[allow(clippy::unnecessary_cast, reason = "not of this type on all families")]
+                let bits = args.pgprot.pgprot as u64;
                 let frame = Self {
                     pfn: args.pfn as u64,
                     write: args.writable,
                     // SAFETY: Plain arithmetic.
-                    memory: match unsafe { bindings::rkvm_pgprot_type(args.pgprot.pgprot as u64) } {
+                    memory: match unsafe { bindings::rkvm_pgprot_type(bits) } {
                         0 => MemoryType::Normal,
                         1 => MemoryType::WriteCombining,
                         _ => MemoryType::Device,
