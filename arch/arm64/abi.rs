@@ -21,12 +21,6 @@ crate::ioctls! {
     SET_MP_STATE = _IOW(0x99, rb::kvm_mp_state) on Vcpu;
     /// Moves both counters of all vCPUs.
     ARM_SET_COUNTER_OFFSET = _IOW(0xb5, rb::kvm_arm_counter_offset) on Vm;
-    /// Sets an attribute of a VM or a vCPU.
-    SET_ATTR = _IOW(0xe1, rb::kvm_device_attr) on Vm | Vcpu;
-    /// Reads one.
-    GET_ATTR = _IOW(0xe2, rb::kvm_device_attr) on Vm | Vcpu;
-    /// Says whether there is one.
-    HAS_ATTR = _IOW(0xe3, rb::kvm_device_attr) on Vm | Vcpu;
     /// SErrors that wait.
     GET_VCPU_EVENTS = _IOR(0x9f, rb::kvm_vcpu_events) on Vcpu;
     /// Makes one pending, or ends an access in an abort.

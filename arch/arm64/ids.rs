@@ -181,11 +181,6 @@ impl Ids {
         }
     }
 
-    /// A vCPU has run.
-    pub(crate) fn started(&self) -> bool {
-        self.ran.load(Ordering::Acquire) != 0
-    }
-
     /// The values, if they have changed since `seen`, which is then brought up to date.
     pub(crate) fn newer(&self, seen: &mut u32) -> Option<Values> {
         if self.version.load(Ordering::Acquire) == *seen {

@@ -3,7 +3,7 @@
 //! A vCPU's state under its lock.
 
 use super::{
-    controls, gic,
+    controls,
     host::Host,
     ids::{self, Values},
     insn::{self, El1, El1Later, Fp, GuestControls, HostControls, HostEl0, Sve, Timer},
