@@ -262,6 +262,20 @@ pub fn cpus() -> usize {
     unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) as usize }
 }
 
+/// CPUs that run guests: all but those that the scheduler is told to leave alone. (The svm L1's first one is left
+/// alone, see Documentation/lab.md.)
+pub fn guest_cpus() -> Vec<usize> {
+    let isolated = std::fs::read_to_string("/sys/devices/system/cpu/isolated").unwrap_or_default();
+    let is = |cpu: usize| {
+        isolated.trim().split(',').any(|range| {
+            let mut ends = range.split('-').filter_map(|n| n.parse::<usize>().ok());
+            ends.next()
+                .is_some_and(|first| (first..=ends.next().unwrap_or(first)).contains(&cpu))
+        })
+    };
+    (0..cpus()).filter(|&cpu| !is(cpu)).collect()
+}
+
 /// Has a child process run `f`; its status, or minus the signal that ended it.
 pub fn in_child(f: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the child runs `f` and ends.
