@@ -143,6 +143,7 @@ fn access(ctx: &mut Ctx<'_, Arm64>, s: Syndrome) -> bool {
             return true;
         };
         let v = match (rt2, class) {
+            (_, Class::OsLock) => cp::os_lock_key(low),
             (Some(n), _) => ctx.vcpu.x(n) << 32 | low,
             // The other half is another register's.
             (None, Class::Debug | Class::Vm) => match ctx.vcpu.sys(r) {

@@ -12,7 +12,7 @@ use rkvm_unit::arch::arm64::model::mmio::{decide as mmio, Mmio};
 use rkvm_unit::arch::arm64::model::pstate::{big_endian, step_over};
 use rkvm_unit::arch::arm64::model::sysreg::Sysreg;
 use rkvm_unit::arch::arm64::model::trap::{
-    aarch32::{at_el0, cp14, cp15, cp15_pair, dscr_int, vmrs, with_half, Mapped},
+    aarch32::{at_el0, cp14, cp15, cp15_pair, dscr_int, os_lock_key, vmrs, with_half, Mapped},
     decide, decide32, Action, Class, Features,
 };
 
@@ -345,6 +345,7 @@ fn coprocessor_14() {
             "{op1} {crn} {crm} {op2}"
         );
     }
+    assert_eq!((os_lock_key(0xc5ac_ce55), os_lock_key(1)), (1, 0));
     // MDBGen and UDCCdis.
     assert_eq!(dscr_int(u64::MAX), 0x9000);
     assert_eq!(

@@ -170,6 +170,11 @@ pub const fn with_half(old: u64, upper: bool, new: u64) -> u64 {
     }
 }
 
+/// OSLAR_EL1 for a write of DBGOSLAR: a key closes the lock, all else opens it.
+pub const fn os_lock_key(v: u64) -> u64 {
+    (v == 0xc5ac_ce55) as u64
+}
+
 /// DBGDIDR (G8.3) of a guest with these ID_AA64DFR0_EL1 and ID_AA64PFR0_EL1.
 pub fn dbgdidr(dfr0: u64, pfr0: u64) -> u32 {
     let field = |v: u64, shift: u32| (v >> shift & 15) as u32;
