@@ -147,8 +147,11 @@ fn registers_of_aarch32() -> Outcome {
     Ok(())
 }
 
+/// An access: whether it is a write, where, and its bytes.
+type Seen = (bool, u64, Vec<u8>);
+
 /// Accesses of the device, in order; reads are given this word.
-fn device(m: &mut Machine, word: u32) -> (Vec<u64>, Vec<(bool, u64, Vec<u8>)>) {
+fn device(m: &mut Machine, word: u32) -> (Vec<u64>, Vec<Seen>) {
     let mut seen = Vec::new();
     let r = m.cpu().run_with(|c, e| match e {
         Exit::Read { gpa, len } => {
