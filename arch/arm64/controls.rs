@@ -127,7 +127,12 @@ pub(crate) fn apply(c: &mut GuestControls, host: &Host, features: u32, ids: &Val
     let tlb = ids.get(Sysreg::ID_AA64ISAR0_EL1) >> 56 & 0xf;
     let own_ctr = ids.get(Sysreg::CTR_EL0) != ctr;
     let when = |on: bool, bits: u64| if on { bits } else { 0 };
-    c.hcr = hcr::ALWAYS
+    let always = if has(features, rb::KVM_ARM_VCPU_EL1_32BIT) {
+        hcr::ALWAYS & !hcr::RW
+    } else {
+        hcr::ALWAYS
+    };
+    c.hcr = always
         | when(host.ras, hcr::TERR | hcr::TEA)
         | when(model::stage2::is_forced(), hcr::FWB)
         | when(pauth, hcr::API | hcr::APK)

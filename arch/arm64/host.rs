@@ -41,6 +41,8 @@ pub(crate) struct Host {
     pub(crate) tid5: bool,
     /// EL0 runs AArch32.
     pub(crate) aarch32_el0: bool,
+    /// So does EL1, on all CPUs.
+    pub(crate) aarch32_el1: bool,
     /// Pointer authentication of addresses and generic, as KVM wants it.
     pub(crate) pauth: bool,
     sve: bool,
@@ -113,6 +115,7 @@ impl Host {
         let when = |on: bool, bits: u32| if on { bits } else { 0 };
         1 << rb::KVM_ARM_VCPU_POWER_OFF
             | 1 << rb::KVM_ARM_VCPU_PSCI_0_2
+            | when(self.aarch32_el1, 1 << rb::KVM_ARM_VCPU_EL1_32BIT)
             | when(
                 self.pauth,
                 1 << rb::KVM_ARM_VCPU_PTRAUTH_ADDRESS | 1 << rb::KVM_ARM_VCPU_PTRAUTH_GENERIC,
@@ -177,6 +180,7 @@ impl Host {
             ttlbos: evt >= 2,
             tid5: field(insn::ftr(Sysreg::ID_AA64PFR1_EL1), 8) >= 2,
             aarch32_el0: field(pfr0, 0) >= 2,
+            aarch32_el1: field(pfr0, 4) >= 2,
             pauth: idreg::has_pauth(isar[0], isar[1]),
             sve: field(pfr0, 32) >= 1,
             debug: debug::counts(insn::ftr(Sysreg::ID_AA64DFR0_EL1)),

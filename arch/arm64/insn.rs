@@ -69,7 +69,7 @@ mod el1;
 
 pub(crate) use controls::{GuestControls, HostControls};
 pub(crate) use debug::Debug;
-pub(crate) use el1::{El1, El1Later, HostEl0};
+pub(crate) use el1::{dbgvcr, load_dbgvcr, Banked, El1, El1Later, HostEl0};
 
 /// HCR_EL2: while a guest is loaded, VSE tells that an SError waits for it.
 #[inline]

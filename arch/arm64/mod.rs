@@ -2,6 +2,7 @@
 
 //! arm64 with VHE: the kernel runs at EL2, guests at EL1.
 
+mod aarch32;
 mod abi;
 mod attr;
 mod controls;
@@ -50,7 +51,7 @@ use crate::{
 };
 use core::{
     mem::offset_of,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 use exit::UserExit;
 use kernel::{prelude::*, sync::Arc};
@@ -128,6 +129,7 @@ impl Family for Arm64 {
             rb::KVM_CAP_NR_VCPUS => crate::host::work::online_cpus(),
             rb::KVM_CAP_MAX_VCPU_ID => Self::MAX_VCPU_ID as i32,
             rb::KVM_CAP_MSI_DEVID => vm.is_some_and(|vm| vm.controller.itses.any()).into(),
+            rb::KVM_CAP_ARM_EL1_32BIT => host.aarch32_el1.into(),
             rb::KVM_CAP_ARM_VM_IPA_SIZE => host.pa_bits as i32,
             rb::KVM_CAP_ARM_PTRAUTH_ADDRESS | rb::KVM_CAP_ARM_PTRAUTH_GENERIC => host.pauth.into(),
             rb::KVM_CAP_ARM_SVE => (host.sve_lengths().max() > 0).into(),
@@ -213,6 +215,7 @@ impl Family for Arm64 {
             state: AtomicU64::new(power::OFF),
             entry: AtomicU64::new(0),
             context: AtomicU64::new(0),
+            big_endian: AtomicBool::new(false),
         };
         let mpidr = AtomicU64::new(model::trap::mpidr(id));
         Ok((v, Shared { gic, power, mpidr }))

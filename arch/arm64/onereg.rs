@@ -96,7 +96,10 @@ fn core(v: &mut Vcpu, c: Core) -> Option<&mut u64> {
         Core::SpEl1 => &mut v.el1.sp_el1,
         Core::ElrEl1 => &mut v.el1.elr,
         Core::Spsr(0) => &mut v.el1.spsr,
-        Core::Spsr(n) => v.spsr32.get_mut(usize::from(n).checked_sub(1)?)?,
+        Core::Spsr(1) => &mut v.banked.spsr_abt,
+        Core::Spsr(2) => &mut v.banked.spsr_und,
+        Core::Spsr(3) => &mut v.banked.spsr_irq,
+        Core::Spsr(_) => &mut v.banked.spsr_fiq,
         Core::Fpsr => &mut v.fp.fpsr,
         Core::Fpcr => &mut v.fp.fpcr,
         Core::V(_) => return None,
@@ -161,10 +164,13 @@ fn write(v: &mut Vcpu, vm: &VmState, shared: &Shared, reg: Register, bytes: &[u8
         }
         Register::Core(c) => {
             // A return to a state that the processor has not would be an exception at EL2.
-            if c == Core::Pstate && !pstate::valid(w, vm.host.aarch32_el0) {
+            if c == Core::Pstate && !pstate::valid(w, vm.host.aarch32_el0, v.aarch32()) {
                 return Err(trace::invalid(c"PSTATE has a mode that the guest has not"));
             }
             *core(v, c).ok_or(ENOENT)? = w;
+            if c == Core::Pstate {
+                v.narrow();
+            }
         }
         Register::Sysreg(r) => v.set_user_sysreg(vm, shared, r, w)?,
         Register::Firmware(f) => {

@@ -6,6 +6,7 @@ use super::{
     exit::UserExit,
     model::{
         psci::{self, Action, Target, AFFINITY},
+        pstate,
         smccc::{self, Call, Outcome},
     },
     shared::power,
@@ -49,6 +50,24 @@ pub(crate) fn quick(ctx: &mut Ctx<'_, Arm64>) -> bool {
         _ => return false,
     }
     true
+}
+
+/// A call of AArch32 code: what it gives and takes has 32 bits. Functions of 64 bits it cannot call (DEN 0028, 2.5).
+pub(crate) fn call32(ctx: &mut Ctx<'_, Arm64>, smc: bool) -> Result<Next<UserExit>> {
+    for n in 0..4 {
+        let v = ctx.vcpu.x(n);
+        ctx.vcpu.set_x(n, v & 0xffff_ffff);
+    }
+    let wide = {
+        let firmware = ctx.vm.family.firmware.lock();
+        let (call, outcome) = decide(ctx, &firmware);
+        call.is_wide() && outcome != Outcome::Forward
+    };
+    if wide {
+        ctx.vcpu.set_x(0, smccc::code::NOT_SUPPORTED);
+        return Ok(Next::Reenter);
+    }
+    call(ctx, smc)
 }
 
 /// A call of the guest's, by SMC or HVC; its PC is behind the instruction already.
@@ -170,8 +189,11 @@ pub(crate) fn take_start(ctx: &mut Ctx<'_, Arm64>) {
         return;
     }
     ctx.vcpu.reset();
-    ctx.vcpu.run.pc = p.entry.load(Ordering::Relaxed);
-    ctx.vcpu.set_x(0, p.context.load(Ordering::Relaxed));
+    ctx.vcpu.start(
+        p.entry.load(Ordering::Relaxed),
+        p.context.load(Ordering::Relaxed),
+        p.big_endian.load(Ordering::Relaxed),
+    );
     p.state.store(power::ON, Ordering::Release);
 }
 
@@ -200,6 +222,9 @@ fn start(ctx: &mut Ctx<'_, Arm64>, mpidr: u64, entry: u64, context: u64) -> Targ
     }
     p.entry.store(entry, Ordering::Relaxed);
     p.context.store(context, Ordering::Relaxed);
+    let (pstate, sctlr) = ctx.vcpu.data_order();
+    p.big_endian
+        .store(pstate::big_endian(pstate, sctlr), Ordering::Relaxed);
     p.state.store(power::STARTING, Ordering::Release);
     c.kick.ring(0);
     Target::Started

@@ -8,7 +8,6 @@ use super::{
     model::{
         esr::{DataAbort, Esr, Syndrome},
         mmio::{self, Mmio},
-        pstate,
     },
     psci, sysreg, Arm64,
 };
@@ -41,9 +40,9 @@ pub(crate) fn device(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, d: &DataAbort, g
     if view.slot(gpa >> PAGE_SHIFT).is_some() {
         return false;
     }
-    let big_endian = pstate::big_endian(ctx.vcpu.run.pstate, insn::guest_sctlr());
+    let order = (ctx.vcpu.run.pstate, insn::guest_sctlr());
     let esr = Esr(ctx.vcpu.run.esr);
-    let Mmio::Device(r) = mmio::decide(esr, d, gpa, false, big_endian, false) else {
+    let Mmio::Device(r) = mmio::decide(esr, d, gpa, false, order, false) else {
         return false;
     };
     let len = u8::try_from(r.len).unwrap_or(8);

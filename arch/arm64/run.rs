@@ -3,6 +3,7 @@
 //! Entering the guest, and what follows an exit.
 
 use super::{
+    aarch32,
     exit::UserExit,
     insn,
     its::Accessed,
@@ -136,14 +137,18 @@ pub(crate) fn handle(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, exit: Slow) -> A
     };
     match syndrome {
         Syndrome::Wait(w) => {
+            let waits = aarch32::waits(ctx);
             ctx.vcpu.advance();
             match w {
+                _ if !waits => {}
                 Wait::Interrupt | Wait::InterruptUntil(_) => ctx.vcpu.waiting = true,
                 Wait::Event | Wait::EventUntil(_) => crate::host::work::yield_now(),
             }
             REENTER
         }
         Syndrome::Hvc(_) => psci::call(ctx, false),
+        Syndrome::Hvc32(_) => psci::call32(ctx, false),
+        Syndrome::Smc32 => aarch32::smc(ctx),
         Syndrome::Smc(_) => {
             // Its PC is that of the instruction.
             ctx.vcpu.advance();
@@ -158,13 +163,14 @@ pub(crate) fn handle(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, exit: Slow) -> A
         | Syndrome::Cp15Pair(_)
         | Syndrome::Cp14(_)
         | Syndrome::Cp14Pair(_)
-        | Syndrome::Cp14Memory) => {
-            aarch32(ctx, s);
+        | Syndrome::Cp14Memory
+        | Syndrome::VmrsId(_)) => {
+            aarch32::coprocessor(ctx, s);
             REENTER
         }
         // Not the guest's: SVE, SME, keys, what came after Armv8.0.
         _ => {
-            ctx.vcpu.raise(Exception::undefined());
+            ctx.vcpu.undefined();
             REENTER
         }
     }
@@ -186,16 +192,6 @@ fn debug_exit(ctx: &mut Ctx<'_, Arm64>, d: &Debug) -> UserExit {
     }
     v.run_flags = HSR_HIGH_VALID;
     UserExit::Common(Common::Debug { arch })
-}
-
-/// A coprocessor access of AArch32 code at EL0.
-fn aarch32(ctx: &mut Ctx<'_, Arm64>, s: Syndrome) {
-    let holds = Esr(ctx.vcpu.run.esr).condition_holds(ctx.vcpu.run.pstate);
-    if !holds || super::sysreg::access32(ctx, s) {
-        ctx.vcpu.advance();
-    } else {
-        ctx.vcpu.raise(Exception::undefined());
-    }
 }
 
 /// A trapped system register.
@@ -268,7 +264,8 @@ fn slow_fault(
 
 /// The level of the guest's own tables at which an access has failed, if it was a walk of them.
 fn walk_level(ctx: &Ctx<'_, Arm64>, view: &View<'_>, abort: &Abort, gpa: u64) -> Option<i8> {
-    if !abort.on_walk {
+    // AArch32's tables are others.
+    if !abort.on_walk || ctx.vcpu.aarch32() {
         return None;
     }
     let el1 = &ctx.vcpu.el1;
@@ -288,7 +285,7 @@ fn walk_level(ctx: &Ctx<'_, Arm64>, view: &View<'_>, abort: &Abort, gpa: u64) ->
 fn device(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, d: &DataAbort, gpa: u64, slot: bool) -> After {
     let (esr, far) = (Esr(ctx.vcpu.run.esr), ctx.vcpu.run.far);
     let to_user = ctx.vm.family.nisv_to_user.load(Ordering::Relaxed);
-    match mmio::decide(esr, d, gpa, slot, ctx.vcpu.big_endian(), to_user) {
+    match mmio::decide(esr, d, gpa, slot, ctx.vcpu.data_order(), to_user) {
         Mmio::Device(r) => access(ctx, view, r),
         Mmio::Skip => {
             ctx.vcpu.advance();

@@ -4,7 +4,7 @@
 
 use super::gic;
 use crate::host::kick::Kick;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicBool, AtomicU64};
 use kernel::{
     impl_has_hr_timer,
     prelude::*,
@@ -36,6 +36,8 @@ pub(crate) struct Power {
     pub(crate) entry: AtomicU64,
     /// Its x0 then.
     pub(crate) context: AtomicU64,
+    /// It sees data in big-endian order then, as its caller does.
+    pub(crate) big_endian: AtomicBool,
 }
 
 /// [`Power::state`]

@@ -5,14 +5,10 @@
 use super::{
     insn,
     model::{
-        esr::{Syndrome, SysregAccess},
+        esr::SysregAccess,
         idreg,
         sysreg::Sysreg,
-        trap::{
-            self,
-            aarch32::{self, Mapped},
-            Action, Class, Timer, TimerReg,
-        },
+        trap::{self, Action, Class, Timer, TimerReg},
         vgic::{SgiReg, FIRST_SPI},
     },
     shared::Shared,
@@ -66,57 +62,8 @@ pub(crate) fn quick(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
     true
 }
 
-/// An access of AArch32 code at EL0. False: there is nothing behind it.
-pub(crate) fn access32(ctx: &mut Ctx<'_, Arm64>, s: Syndrome) -> bool {
-    let (mapped, rt, rt2, write) = match s {
-        Syndrome::Cp15(a) => (aarch32::cp15(&a), a.rt, None, a.write),
-        Syndrome::Cp14(a) => (aarch32::cp14(&a), a.rt, None, a.write),
-        Syndrome::Cp15Pair(a) => (aarch32::cp15_pair(&a), a.rt, Some(a.rt2), a.write),
-        Syndrome::Cp14Pair(a) => (aarch32::cp14_pair(&a), a.rt, Some(a.rt2), a.write),
-        _ => return false,
-    };
-    const LOW: u64 = 0xffff_ffff;
-    let (reg, upper) = match mapped {
-        Mapped::Register(r) => (Some(r), false),
-        Mapped::Upper(r) => (Some(r), true),
-        Mapped::RazWi | Mapped::Dbgdidr => (None, false),
-        Mapped::Undefined => return false,
-    };
-    let row = match reg {
-        None => None,
-        Some(r) => {
-            let a = SysregAccess { reg: r, rt, write };
-            match trap::decide(&a, &ctx.vcpu.ids.features) {
-                Action::Undefined => return false,
-                Action::RazWi => None,
-                Action::Serve(class) => Some((r, class)),
-            }
-        }
-    };
-    if write {
-        let low = ctx.vcpu.x(rt) & LOW;
-        let v = rt2.map_or(low, |n| ctx.vcpu.x(n) << 32 | low);
-        return row.is_none_or(|(r, class)| self::write(ctx, r, class, v));
-    }
-    let v = match row {
-        Some((r, class)) => match read(ctx, r, class) {
-            Some(v) => v,
-            None => return false,
-        },
-        None if mapped == Mapped::Dbgdidr => u64::from(aarch32::dbgdidr(
-            ctx.vcpu.ids.get(Sysreg::ID_AA64DFR0_EL1),
-            ctx.vcpu.ids.get(Sysreg::ID_AA64PFR0_EL1),
-        )),
-        None => 0,
-    };
-    ctx.vcpu.set_x(rt, if upper { v >> 32 } else { v & LOW });
-    if let Some(n) = rt2 {
-        ctx.vcpu.set_x(n, v >> 32);
-    }
-    true
-}
-
-fn read(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class) -> Option<u64> {
+/// A register of this class, which the guest may read; `None`: it is not there.
+pub(super) fn read(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class) -> Option<u64> {
     let v = &mut *ctx.vcpu;
     Some(match class {
         Class::Id | Class::Implementation => v.ids.get(r),
@@ -133,7 +80,8 @@ fn read(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class) -> Option<u64> {
     })
 }
 
-fn write(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class, value: u64) -> bool {
+/// The guest writes it. False: it is not there.
+pub(super) fn write(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class, value: u64) -> bool {
     match class {
         // Nothing is cached beside the host's own caches, which are coherent.
         Class::SetWay | Class::Actlr => {}
@@ -223,6 +171,9 @@ impl Vcpu {
         }
         if self.special(r).is_some() {
             return self.special(r);
+        }
+        if r.op1() == 4 {
+            return self.banked.get_mut(r);
         }
         self.slots.get_mut(trap::slot(r)?)
     }

@@ -6,8 +6,9 @@ use super::{
     controls,
     host::Host,
     ids::{self, Values},
-    insn::{self, El1, El1Later, Fp, GuestControls, HostControls, HostEl0, Sve, Timer},
+    insn::{self, Banked, El1, El1Later, Fp, GuestControls, HostControls, HostEl0, Sve, Timer},
     model::{
+        aarch32,
         debug::{self, Loaded, Plan, Stepper},
         esr, exception, idreg,
         mmio::Request,
@@ -77,8 +78,8 @@ pub(crate) struct Vcpu {
     pub(crate) features: u32,
     /// System registers that are in none of the other fields, by [`trap::slot`].
     pub(crate) slots: KVec<u64>,
-    /// SPSR_abt, SPSR_und, SPSR_irq, SPSR_fiq, which no guest has.
-    pub(crate) spsr32: [u64; 4],
+    /// What AArch32 at EL1 has besides; in the CPU while a section of such a vCPU lasts.
+    pub(crate) banked: Banked,
     /// The physical timer, which traps.
     pub(crate) physical: Timer,
     /// Rings for both timers while the guest is not on a CPU.
@@ -112,6 +113,8 @@ pub(crate) struct Debug {
     pub(crate) mdscr: u64,
     /// The guest's OSLSR_EL1.
     pub(crate) oslsr: u64,
+    /// The guest's DBGVCR.
+    pub(crate) vcr: u64,
     plan: Plan,
     hw: insn::Debug,
 }
@@ -127,6 +130,7 @@ impl Debug {
             guest: debug::Registers::default(),
             mdscr: 0,
             oslsr: 0,
+            vcr: 0,
             plan: debug::plan(0, 0, 0),
             hw: insn::Debug::new(),
         };
@@ -136,6 +140,14 @@ impl Debug {
     /// User space steps the guest.
     fn steps(&self) -> bool {
         self.control & debug::control::STEP != 0
+    }
+
+    /// An instruction was done, or an exception taken, in the processor's place.
+    #[inline]
+    pub(crate) fn passed(&mut self) {
+        if self.steps() {
+            self.stepper.passed();
+        }
     }
 }
 
@@ -208,7 +220,7 @@ impl Vcpu {
             initialized: false,
             features: 0,
             slots,
-            spsr32: [0; 4],
+            banked: Banked::default(),
             physical: Timer::default(),
             alarm: Alarm::new(kick)?,
             vtimer_held: false,
@@ -232,7 +244,11 @@ impl Vcpu {
         if let Some(sve) = &mut self.sve {
             sve.reset();
         }
+        if self.aarch32() {
+            self.run.pstate = aarch32::RESET;
+        }
         *self.el1 = El1::default();
+        self.banked = Banked::default();
         self.debug.stepper = Stepper::default();
         let features = self.ids.features;
         for r in trap::listed(&features) {
@@ -247,7 +263,6 @@ impl Vcpu {
             }
         }
         self.serror = None;
-        self.spsr32 = [0; 4];
         self.physical = Timer::default();
         self.alarm.clear();
         self.timer = Timer::default();
@@ -295,6 +310,7 @@ impl Vcpu {
         Some(match r {
             Sysreg::MDSCR_EL1 => &mut self.debug.mdscr,
             Sysreg::OSLSR_EL1 => &mut self.debug.oslsr,
+            Sysreg::DBGVCR32_EL2 => &mut self.debug.vcr,
             Sysreg::DISR_EL1 => &mut self.disr,
             Sysreg::ZCR_EL1 => &mut self.zcr,
             Sysreg::FPMR => &mut self.fpmr,
@@ -303,6 +319,12 @@ impl Vcpu {
                 None => return self.debug.guest.get_mut(r),
             },
         })
+    }
+
+    /// KVM_ARM_VCPU_EL1_32BIT: its EL1 is AArch32.
+    #[inline]
+    pub(crate) fn aarch32(&self) -> bool {
+        self.has(rb::KVM_ARM_VCPU_EL1_32BIT)
     }
 
     /// KVM_ARM_VCPU_PSCI_0_2
@@ -329,9 +351,7 @@ impl Vcpu {
     pub(crate) fn advance(&mut self) {
         let long = self.run.esr & esr::IL != 0;
         (self.run.pc, self.run.pstate) = pstate::step_over(self.run.pc, self.run.pstate, long);
-        if self.debug.steps() {
-            self.debug.stepper.passed();
-        }
+        self.debug.passed();
     }
 
     /// Loads the guest's state into the CPU. IRQs are off until [`Self::section_ends`].
@@ -381,6 +401,7 @@ impl Vcpu {
         if self.host.fpmr {
             insn::load_fpmr(self.fpmr);
         }
+        let aarch32 = self.aarch32();
         let d = &mut *self.debug;
         let registers = match d.plan.loaded {
             Loaded::None => None,
@@ -388,6 +409,12 @@ impl Vcpu {
             Loaded::User => Some(&d.user),
         };
         d.hw.load(registers, d.plan.mdscr);
+        if aarch32 {
+            self.banked.load();
+            if d.plan.loaded == Loaded::Guest {
+                insn::load_dbgvcr(d.vcr);
+            }
+        }
         // Pending or active in the guest, it must not end the guest's run again.
         self.vtimer_held = (shared.gic.state.lock().private).is_busy(vm.virtual_ppi());
         if self.vtimer_held {
@@ -402,7 +429,15 @@ impl Vcpu {
         if self.vtimer_held && !timer_ended {
             insn::set_vtimer_active(false);
         }
+        let aarch32 = self.aarch32();
         let d = &mut *self.debug;
+        if aarch32 {
+            self.banked.save();
+            if d.plan.loaded == Loaded::Guest {
+                d.vcr = insn::dbgvcr();
+                insn::load_dbgvcr(0);
+            }
+        }
         if d.plan.loaded == Loaded::Guest {
             d.mdscr = d.hw.mdscr();
             d.hw.unload(Some(&mut d.guest));
@@ -457,7 +492,16 @@ impl Vcpu {
         }
     }
 
-    /// The guest takes an exception to EL1 before its next instruction. Outside of a section.
+    /// The guest's instruction is an undefined one.
+    pub(crate) fn undefined(&mut self) {
+        if self.aarch32() {
+            self.raise32(&aarch32::Exception::Undefined);
+        } else {
+            self.raise(exception::Exception::undefined());
+        }
+    }
+
+    /// The guest takes an exception to EL1, which is AArch64, before its next instruction. Outside of a section.
     pub(crate) fn raise(&mut self, e: exception::Exception) {
         // PSTATE holds a mode that guests have: hardware and `KVM_SET_ONE_REG` see to that.
         let Some(taken) = self.context().take(&e) else {
@@ -465,9 +509,7 @@ impl Vcpu {
         };
         self.run.pc = taken.pc;
         self.run.pstate = taken.pstate;
-        if self.debug.steps() {
-            self.debug.stepper.passed();
-        }
+        self.debug.passed();
         self.el1.elr = taken.elr;
         self.el1.spsr = taken.spsr;
         if let Some(v) = taken.esr {
@@ -480,13 +522,24 @@ impl Vcpu {
 
     /// An external abort for an access to `far`, on a fetch or not; `walk`: at that level of the guest's tables.
     pub(crate) fn external_abort(&mut self, instruction: bool, far: u64, walk: Option<i8>) {
+        if self.aarch32() {
+            self.raise32(&if instruction {
+                aarch32::Exception::PrefetchAbort { far, walk }
+            } else {
+                aarch32::Exception::DataAbort { far, walk }
+            });
+            return;
+        }
         let e = self.context().external_abort(instruction, far, walk);
         self.raise(e);
     }
 
     /// An SError with this ISS: at once, or as soon as the guest unmasks it. Outside of a section.
     pub(crate) fn raise_serror(&mut self, iss: u64) {
-        if self.context().serror_masked() {
+        if self.aarch32() {
+            // The processor takes it: at once, or when it is unmasked.
+            self.serror = Some(iss);
+        } else if self.context().serror_masked() {
             self.serror = Some(iss);
         } else {
             self.mmio = None;
@@ -494,8 +547,21 @@ impl Vcpu {
         }
     }
 
-    /// The guest sees data in big-endian order now.
-    pub(crate) fn big_endian(&self) -> bool {
-        pstate::big_endian(self.run.pstate, self.el1.sctlr)
+    /// Starts it where CPU_ON says, after a reset.
+    pub(crate) fn start(&mut self, entry: u64, context: u64, big_endian: bool) {
+        if self.aarch32() {
+            (self.run.pc, self.run.pstate) = aarch32::start(entry, big_endian);
+        } else {
+            self.run.pc = entry;
+            if big_endian {
+                self.el1.sctlr |= pstate::SCTLR_EE;
+            }
+        }
+        self.set_x(0, context);
+    }
+
+    /// What decides how the guest sees data now: PSTATE and SCTLR_EL1.
+    pub(crate) fn data_order(&self) -> (u64, u64) {
+        (self.run.pstate, self.el1.sctlr)
     }
 }

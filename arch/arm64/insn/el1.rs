@@ -104,6 +104,37 @@ el1_state! {
     pir = "S3_5_C10_C2_3", [3, 0, 10, 2, 3];
 }
 
+el1_state! {
+    /// Those that only AArch32 at EL1 uses. They exist where EL1 can be AArch32.
+    Banked:
+    /// SPSR_irq
+    spsr_irq = "S3_4_C4_C3_0", [3, 4, 4, 3, 0];
+    /// SPSR_abt
+    spsr_abt = "S3_4_C4_C3_1", [3, 4, 4, 3, 1];
+    /// SPSR_und
+    spsr_und = "S3_4_C4_C3_2", [3, 4, 4, 3, 2];
+    /// SPSR_fiq
+    spsr_fiq = "S3_4_C4_C3_3", [3, 4, 4, 3, 3];
+    /// DACR32_EL2: DACR
+    dacr = "S3_4_C3_C0_0", [3, 4, 3, 0, 0];
+    /// IFSR32_EL2: IFSR
+    ifsr = "S3_4_C5_C0_1", [3, 4, 5, 0, 1];
+    /// FPEXC32_EL2: FPEXC
+    fpexc = "S3_4_C5_C3_0", [3, 4, 5, 3, 0];
+}
+
+/// DBGVCR32_EL2: DBGVCR of a guest whose EL1 is AArch32; 0 is for the host.
+#[inline]
+pub(crate) fn load_dbgvcr(v: u64) {
+    msr!("S2_4_C0_C7_0", v);
+}
+
+/// The same as the guest has left it.
+#[inline]
+pub(crate) fn dbgvcr() -> u64 {
+    mrs!("S2_4_C0_C7_0")
+}
+
 /// What the host's user space has in registers that guests use too.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct HostEl0 {

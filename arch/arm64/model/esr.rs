@@ -229,7 +229,7 @@ pub enum Syndrome {
     Cp14Pair(CpPairAccess),
     /// LDC or STC of DBGDTR, from AArch32.
     Cp14Memory,
-    /// VMRS of MVFR<n> or FPSID, from AArch32: the register's number is in op1's place.
+    /// VMRS of MVFR<n> or FPSID, from AArch32: the register's number is in CRn's place.
     VmrsId(CpAccess),
     /// Floating point or SIMD is not the guest's yet.
     Fp,
@@ -243,8 +243,12 @@ pub enum Syndrome {
     Other(u64),
     /// HVC with the immediate.
     Hvc(u16),
+    /// The same from AArch32.
+    Hvc32(u16),
     /// SMC with the immediate. The PC is that of the instruction, not of the next.
     Smc(u16),
+    /// The same from AArch32, which gives no immediate.
+    Smc32,
     /// MSR, MRS or a System instruction.
     Sysreg(SysregAccess),
     /// ERET
@@ -363,9 +367,9 @@ impl Esr {
             Class::Sme => Syndrome::Sme,
             Class::Pauth => Syndrome::Pauth,
             Class::Other => Syndrome::Other(self.iss()),
-            Class::Hvc | Class::Hvc32 => Syndrome::Hvc(self.imm16()),
-            // AArch32 gives no immediate with SMC.
-            Class::Smc32 => Syndrome::Smc(0),
+            Class::Hvc => Syndrome::Hvc(self.imm16()),
+            Class::Hvc32 => Syndrome::Hvc32(self.imm16()),
+            Class::Smc32 => Syndrome::Smc32,
             Class::Smc => Syndrome::Smc(self.imm16()),
             Class::Sysreg => Syndrome::Sysreg(SysregAccess {
                 reg: Sysreg::from_iss(self.iss()),
@@ -395,8 +399,12 @@ impl Esr {
     /// does nothing then, but traps all the same on some processors (G1.15, "traps of conditional instructions").
     pub fn condition_holds(self, pstate: u64) -> bool {
         match self.class() {
+            // CCKNOWNPASS, bit 19: clear if the condition held, or if there was none.
+            Some(Class::Smc32) if !self.bit(19) => return true,
             Some(
-                Class::Cp15
+                Class::Wfx
+                | Class::Smc32
+                | Class::Cp15
                 | Class::Cp15Pair
                 | Class::Cp14
                 | Class::Cp14Pair

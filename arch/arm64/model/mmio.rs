@@ -6,7 +6,9 @@
 //! Arm ARM (DDI 0487), D24.2: ESR_EL2, ISS encoding of data aborts; Linux `Documentation/virt/kvm/api.rst`:
 //! KVM_EXIT_MMIO, KVM_EXIT_ARM_NISV, KVM_EXIT_ARM_LDST64B.
 
+use super::aarch32;
 use super::esr::{Access, DataAbort, Esr, Gpr};
+use super::pstate;
 
 /// An access to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +47,14 @@ pub enum Mmio {
 }
 
 /// Decides it. `esr` is ESR_EL2, whose data abort `d` is; `gpa` the address with its offset; `slot` tells that
-/// there is memory which is read-only; `big_endian` is how the guest sees data now.
+/// there is memory which is read-only; `pstate` and `sctlr` (SCTLR_EL1) tell how the guest sees data now.
+#[inline]
 pub const fn decide(
     esr: Esr,
     d: &DataAbort,
     gpa: u64,
     slot: bool,
-    big_endian: bool,
+    (pstate, sctlr): (u64, u64),
     nisv_to_user: bool,
 ) -> Mmio {
     const FSC: u64 = 0x3f;
@@ -81,8 +84,11 @@ pub const fn decide(
         gpa,
         len: access.bytes(),
         write: d.wnr,
-        access,
-        big_endian,
+        access: Access {
+            rt: aarch32::view(pstate, access.rt),
+            ..access
+        },
+        big_endian: pstate::big_endian(pstate, sctlr),
     })
 }
 

@@ -2,6 +2,7 @@
 
 //! What can be decided without the hardware.
 
+pub mod aarch32;
 pub mod debug;
 pub mod esr;
 pub mod events;

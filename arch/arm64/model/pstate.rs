@@ -4,6 +4,8 @@
 //!
 //! Arm ARM (DDI 0487), D24.2: SPSR_EL2 (its two layouts), D1.4 (process state).
 
+use super::aarch32;
+
 /// Bits of the layout for AArch64.
 pub mod bit {
     /// N, Z, C and V; the same place in both layouts
@@ -50,10 +52,13 @@ mod bit32 {
     pub(super) const IT: u64 = 0x3f << 10 | 3 << 25;
 }
 
+/// SCTLR_EL1.EE: data is big-endian at EL1.
+pub const SCTLR_EE: u64 = 1 << 25;
+
 /// PSTATE after a reset: EL1h, all masked.
 pub const RESET: u64 = bit::D | bit::A | bit::I | bit::F | 5;
 
-/// Where a guest runs. EL1 is AArch64 and there is no EL2.
+/// Where a guest runs whose EL1 is AArch64; [`aarch32::Mode`] has the others. There is no EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// EL0
@@ -84,23 +89,26 @@ impl Mode {
     }
 }
 
-/// User space may set it: a mode that this guest has. `aarch32_el0`: the processors run AArch32 at EL0.
-pub const fn valid(pstate: u64, aarch32_el0: bool) -> bool {
-    match Mode::of(pstate) {
-        Some(Mode::User32) => aarch32_el0,
-        Some(_) => true,
-        None => false,
+/// User space may set it: a mode that this guest has. `aarch32_el0`: the processors run AArch32 at EL0;
+/// `aarch32_el1`: this guest's EL1 is AArch32.
+pub const fn valid(pstate: u64, aarch32_el0: bool, aarch32_el1: bool) -> bool {
+    match (Mode::of(pstate), aarch32::Mode::of(pstate)) {
+        (Some(Mode::User32), _) => aarch32_el0,
+        (Some(_), _) => !aarch32_el1,
+        (None, Some(_)) => aarch32_el1,
+        (None, None) => false,
     }
 }
 
 /// BigEndian(): data is big-endian, by PSTATE.E in AArch32, else by SCTLR_EL1.E0E or EE.
 pub const fn big_endian(pstate: u64, sctlr: u64) -> bool {
     const E0E: u64 = 1 << 24;
-    const EE: u64 = 1 << 25;
+    if pstate & bit::AARCH32 != 0 {
+        return pstate & bit32::E != 0;
+    }
     match Mode::of(pstate) {
-        Some(Mode::User32) => pstate & bit32::E != 0,
         Some(Mode::El0) => sctlr & E0E != 0,
-        _ => sctlr & EE != 0,
+        _ => sctlr & SCTLR_EE != 0,
     }
 }
 

@@ -78,6 +78,11 @@ impl Call {
         }
     }
 
+    /// The function's arguments have 64 bits.
+    pub const fn is_wide(&self) -> bool {
+        self.fid & 1 << 30 != 0
+    }
+
     /// The first argument of a function that takes 32 bits.
     fn first(&self) -> u32 {
         u32::try_from(self.args[0] & 0xffff_ffff).unwrap_or(0)

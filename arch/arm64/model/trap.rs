@@ -76,6 +76,8 @@ pub enum Class {
     Pmu,
     /// Cache maintenance by set and way (HCR_EL2.TSW).
     SetWay,
+    /// AArch32's at EL1, kept for user space in every guest: AArch64 code has it not.
+    Aarch32,
 }
 
 /// Which ways a register goes. The wrong way is undefined.
@@ -298,9 +300,17 @@ pub fn decide(a: &SysregAccess, features: &Features) -> Action {
         _ => {}
     }
     match row.class {
-        Class::Undefined | Class::Direct => Action::Undefined,
+        Class::Undefined | Class::Direct | Class::Aarch32 => Action::Undefined,
         Class::RazWi => Action::RazWi,
         class => Action::Serve(class),
+    }
+}
+
+/// The same for AArch32 code, whose EL1 may be AArch32 too.
+pub fn decide32(a: &SysregAccess, features: &Features) -> Action {
+    match find(a.reg) {
+        Some(row) if matches!(row.class, Class::Aarch32) => Action::Serve(Class::Aarch32),
+        _ => decide(a, features),
     }
 }
 

@@ -2,5 +2,6 @@
 
 //! arm64's guests.
 
+pub mod a32;
 pub mod kit;
 pub mod machine;

@@ -15,7 +15,7 @@ pub mod ram;
 pub mod sys;
 
 #[cfg(target_arch = "aarch64")]
-pub use arm64::{kit, machine};
+pub use arm64::{a32, kit, machine};
 
 pub use machine::{Cpu, Exit, Machine};
 #[cfg(target_arch = "x86_64")]

@@ -178,7 +178,8 @@ fn simple_ones() {
     assert_eq!(decode(0x16, 0xffff), Syndrome::Hvc(0xffff));
     assert_eq!(decode(0x16, 0x1ff_0000), Syndrome::Hvc(0));
     assert_eq!(decode(0x17, 0x1234), Syndrome::Smc(0x1234));
-    assert_eq!(decode(0x13, 0x8_1234), Syndrome::Smc(0));
+    assert_eq!(decode(0x12, 0x1234), Syndrome::Hvc32(0x1234));
+    assert_eq!(decode(0x13, 0x8_1234), Syndrome::Smc32);
     assert_eq!(decode(0x07, 0x1e0_0000), Syndrome::Fp);
     assert_eq!(decode(0x19, 0), Syndrome::Sve);
     assert_eq!(decode(0x1d, 2), Syndrome::Sme);

@@ -64,14 +64,18 @@ fn modes_that_guests_do_not_have() {
     let ok = [0, 4, 5, 0x10];
     for m in 0..32 {
         assert_eq!(Mode::of(m).is_some(), ok.contains(&m), "{m:#x}");
-        assert_eq!(valid(m, true), ok.contains(&m));
-        assert_eq!(valid(m, false), ok.contains(&m) && m != 0x10);
+        assert_eq!(valid(m, true, false), ok.contains(&m));
+        assert_eq!(valid(m, false, false), ok.contains(&m) && m != 0x10);
+        // EL1 in AArch32: no mode of AArch64 is left.
+        let ok32 = [0x10, 0x11, 0x12, 0x13, 0x17, 0x1b, 0x1f];
+        assert_eq!(valid(m, true, true), ok32.contains(&m));
+        assert_eq!(valid(m, false, true), ok32.contains(&m) && m != 0x10);
         assert_eq!(
             ctx(m).take(&Exception::undefined()).is_some(),
             ok.contains(&m)
         );
     }
-    assert!(valid(RESET, false) && Mode::of(RESET) == Some(Mode::El1h));
+    assert!(valid(RESET, false, false) && Mode::of(RESET) == Some(Mode::El1h));
     assert!(Mode::El0.is_el0() && Mode::User32.is_el0());
     assert!(!Mode::El1h.is_el0() && !Mode::El1t.is_el0());
 }

@@ -14,7 +14,7 @@ fn at(iss: u64, slot: bool, big: bool, nisv: bool) -> Mmio {
     let Syndrome::DataAbort(d) = esr.decode() else {
         panic!("no data abort");
     };
-    decide(esr, &d, 0x900_0018, slot, big, nisv)
+    decide(esr, &d, 0x900_0018, slot, (5, u64::from(big) << 25), nisv)
 }
 
 fn request(iss: u64, big: bool) -> Request {

@@ -311,7 +311,7 @@ fn aarch32() {
         ((0, 9, 13, 2), Reg(Sysreg::PMXEVCNTR_EL0)),
         ((0, 9, 13, 3), Undefined),
         ((0, 9, 14, 0), Reg(Sysreg::PMUSERENR_EL0)),
-        ((0, 9, 14, 1), Undefined),
+        ((0, 9, 14, 1), Reg(Sysreg::PMINTENSET_EL1)),
         ((0, 9, 14, 3), Reg(Sysreg::PMOVSSET_EL0)),
         ((0, 9, 14, 4), Upper(Sysreg::PMCEID0_EL0)),
         ((0, 9, 14, 5), Upper(Sysreg::PMCEID1_EL0)),
@@ -322,7 +322,6 @@ fn aarch32() {
         ((0, 14, 2, 0), Reg(Sysreg::CNTP_TVAL_EL0)),
         ((0, 14, 3, 1), Reg(Sysreg::CNTV_CTL_EL0)),
         ((0, 14, 2, 2), Undefined),
-        ((0, 1, 0, 0), Undefined),
         ((1, 9, 12, 0), Undefined),
     ] {
         assert_eq!(
@@ -347,14 +346,13 @@ fn aarch32() {
         ((8, 14), Reg(Sysreg::CNTPCTSS_EL0)),
         ((9, 14), Reg(Sysreg::CNTVCTSS_EL0)),
         ((4, 14), Undefined),
-        ((0, 2), Undefined),
+        ((6, 14), Undefined),
     ] {
         assert_eq!(cp15_pair(&p(op1, crm)), want, "{op1} {crm}");
     }
     assert_eq!(cp14(&a(0, 0, 0, 0)), Mapped::Dbgdidr);
-    assert_eq!(cp14(&a(0, 0, 1, 0)), RazWi);
+    assert_eq!(cp14(&a(0, 0, 1, 0)), Mapped::DscrInt);
     assert_eq!(cp14(&a(0, 0, 5, 0)), RazWi);
-    assert_eq!(cp14(&a(0, 0, 2, 2)), Undefined);
     assert_eq!(cp14(&a(6, 0, 0, 0)), Undefined);
     assert_eq!(
         (cp14_pair(&p(0, 1)), cp14_pair(&p(0, 3))),

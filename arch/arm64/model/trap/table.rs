@@ -4,7 +4,7 @@
 
 use super::super::sysreg::Sysreg as R;
 use super::Class::{
-    Actlr, Ccsidr, Clidr, Csselr, Debug, DebugAuth, Direct, Id, Implementation, OsLock,
+    Aarch32, Actlr, Ccsidr, Clidr, Csselr, Debug, DebugAuth, Direct, Id, Implementation, OsLock,
     OsLockStatus, RazWi, SetWay, Undefined, Vm,
 };
 use super::Gate::{Always, Fpmr, Lor, Mte, Pauth, Ras, Ras1p1, S1pie, S1poe, Sctlr2, Sve, Tcr2};
@@ -94,7 +94,7 @@ pub static TABLE: &[Row] = &[
     row(R::DBGDTR_EL0, 1, RazWi, Rw, Always, No),
     // DBGDTRRX is the same, read.
     row(R::DBGDTRTX_EL0, 1, RazWi, Rw, Always, No),
-    row(R::DBGVCR32_EL2, 1, Undefined, Rw, Always, Slot),
+    row(R::DBGVCR32_EL2, 1, Aarch32, Rw, Always, Slot),
 
     // Identification. What is not allocated of the feature registers reads as zero, and is listed.
     row(R::MIDR_EL1, 1, Implementation, Ro, Always, Model),
@@ -224,8 +224,8 @@ pub static TABLE: &[Row] = &[
     pmu(R::PMEVTYPER0_EL0, 31, Rw, Model),
     pmu(R::PMCCFILTR_EL0, 1, Rw, Model),
 
-    // What AArch32 at EL1 would need. Guests have none, but user space saves it.
-    row(R::DACR32_EL2, 1, Undefined, Rw, Always, Slot),
-    row(R::IFSR32_EL2, 1, Undefined, Rw, Always, Slot),
-    row(R::FPEXC32_EL2, 1, Undefined, Rw, Always, Slot),
+    // What AArch32 at EL1 needs. User space saves it in any case.
+    row(R::DACR32_EL2, 1, Aarch32, Rw, Always, Slot),
+    row(R::IFSR32_EL2, 1, Aarch32, Rw, Always, Slot),
+    row(R::FPEXC32_EL2, 1, Aarch32, Rw, Always, Slot),
 ];

@@ -2,6 +2,8 @@
 
 //! arm64's tests.
 
+mod aarch32;
+mod aarch32_traps;
 mod gic;
 mod guest;
 mod ioctls;
@@ -16,6 +18,8 @@ pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
     ("registers", registers::TESTS),
     ("gic", gic::TESTS),
     ("guest", guest::TESTS),
+    ("aarch32", aarch32::TESTS),
+    ("aarch32_traps", aarch32_traps::TESTS),
     ("smp", smp::TESTS),
     ("memory", memory::TESTS),
     ("races", races::TESTS),
