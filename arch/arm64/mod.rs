@@ -234,11 +234,10 @@ impl Family for Arm64 {
         if !ctx.vcpu.is_final() {
             return Err(trace::refuse(EPERM, c"KVM_ARM_VCPU_FINALIZE comes first"));
         }
-        if !ctx.vcpu.started {
-            attr::first_run(ctx)?;
-        }
         let vm = &ctx.vm.family;
-        vm.ids.start(vm.host, ctx.vm.controller.is_created());
+        if !vm.ran.load(Ordering::Acquire) {
+            attr::first_run(ctx.vm)?;
+        }
         ctx.vcpu.refresh(vm);
         ctx.vcpu.run_flags = 0;
         if let Some(r) = ctx.vcpu.mmio.take() {

@@ -69,8 +69,6 @@ pub(crate) struct Vcpu {
     pub(crate) timer: Timer,
     /// Stolen time.
     pub(crate) stolen: Stolen,
-    /// It has run before.
-    pub(crate) started: bool,
     /// `KVM_ARM_VCPU_INIT` has been called.
     pub(crate) initialized: bool,
     /// Its features.
@@ -204,7 +202,6 @@ impl Vcpu {
             host_el0: HostEl0::default(),
             timer: Timer::default(),
             stolen: Stolen::default(),
-            started: false,
             initialized: false,
             features: 0,
             slots,

@@ -47,7 +47,8 @@ pub(crate) struct VmState {
     pub(crate) offset_fixed: AtomicBool,
     /// The timers' PPIs: the virtual one's, the physical one's (`KVM_ARM_VCPU_TIMER_CTRL`).
     pub(crate) timer_ppis: [AtomicU32; 2],
-    /// A vCPU has run: what the firmware is and where interrupts go stays from now on.
+    /// A vCPU has run: what the firmware and the ID registers are and where interrupts go stays from now on. Set
+    /// under the locks of both.
     pub(crate) ran: AtomicBool,
     /// The firmware that the guest calls.
     #[pin]

@@ -6,6 +6,7 @@ pub mod debug;
 pub mod esr;
 pub mod events;
 pub mod exception;
+pub mod gicattr;
 pub mod idreg;
 pub mod its;
 pub mod mmio;
