@@ -10,6 +10,9 @@
 //! assembler knows them only for newer architectures than the kernel is compiled for.
 
 use super::model::{
+    harden,
+    midr::Midr,
+    smccc::fid,
     sve::Layout,
     sysreg::Sysreg,
     vgic::{CpuIf, ListRegs, LrConfig},
@@ -431,6 +434,45 @@ pub(crate) fn clean_to_poc(pa: u64, size: u64) {
 pub(crate) fn sync_icache(pa: u64, size: u64) {
     // SAFETY: As above.
     unsafe { rb::rkvm_arm64_sync_icache(pa, size) };
+}
+
+/// This CPU, for what it needs against a guest's training of its predictors. IRQs are off.
+pub(crate) fn this_cpu() -> harden::Cpu {
+    harden::Cpu {
+        midr: Midr(u32::try_from(midr() & 0xffff_ffff).unwrap_or(0)),
+        pfr0: mrs!("S3_0_C0_C4_0"),
+        pfr1: mrs!("S3_0_C0_C4_1"),
+        mmfr1: mrs!("S3_0_C0_C7_1"),
+        isar2: mrs!("S3_0_C0_C6_2"),
+        firmware: [fid::WORKAROUND_1, fid::WORKAROUND_2, fid::WORKAROUND_3].map(firmware),
+        // SAFETY: Reads what the command line said.
+        off: unsafe { rb::rkvm_arm64_mitigations_off() },
+    }
+}
+
+fn firmware(function: u32) -> harden::Firmware {
+    let mut x0 = 0;
+    // SAFETY: Asks the firmware a question, fills the word.
+    if unsafe { rb::rkvm_arm64_firmware(function, &mut x0) } {
+        harden::Firmware::from_x0(x0)
+    } else {
+        harden::Firmware::None
+    }
+}
+
+/// What guests' exits do by the module's parameter, if not what the CPU needs.
+pub(crate) fn exit_wanted() -> Option<u32> {
+    // SAFETY: Reads a word.
+    u32::try_from(unsafe { rb::rkvm_arm64_vectors_wanted() }).ok()
+}
+
+/// Guests that run on this CPU exit so. IRQs are off.
+///
+/// # Errors
+/// `EINVAL`: there is no such way. `ENODEV`: no firmware for it.
+pub(crate) fn set_exit(vectors: u32) -> Result {
+    // SAFETY: Writes a word of this CPU, the address of one of entry.S's vectors.
+    to_result(unsafe { rb::rkvm_arm64_set_vectors(vectors) })
 }
 
 /// How the guest was left.

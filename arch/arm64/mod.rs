@@ -68,7 +68,7 @@ pub(crate) struct Loaded {
 
 impl CpuPower for Arm64 {
     fn on() -> Result {
-        host::Host::add_cpu();
+        host::Host::add_cpu()?;
         insn::enable_irqs(true);
         Ok(())
     }
@@ -93,6 +93,7 @@ pub(crate) fn load(kvm_node: bool) -> Result<Loaded> {
         EBUSY
     })?;
     let power = PoweredOn::new()?;
+    host.log();
     let loaded = Loaded {
         _nodes: system::Nodes::register(kvm_node)?,
         _power: power,

@@ -8,7 +8,7 @@ use super::{
     insn,
     model::{
         psci::Version,
-        smccc::{Filter, Mitigations, Services},
+        smccc::{Filter, Services},
     },
     timer::{PHYSICAL_PPI, VIRTUAL_PPI},
     vmid::Vmid,
@@ -25,8 +25,6 @@ pub(crate) struct Firmware {
     pub(crate) services: Services,
     /// `KVM_ARM_VM_SMCCC_FILTER`
     pub(crate) filter: Filter,
-    /// What the host does against speculation.
-    pub(crate) mitigations: Mitigations,
 }
 
 /// The arm64 part of a VM.
