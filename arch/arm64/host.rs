@@ -3,7 +3,7 @@
 //! What the host offers, found out once when the module loads; and what belongs to each of its CPUs.
 
 use super::{
-    insn,
+    errata, insn,
     model::{
         debug,
         harden::{self, Exit, Worst},
@@ -108,6 +108,7 @@ impl Host {
     pub(crate) fn add_cpu() -> Result {
         let cpu = insn::this_cpu();
         let found = cpu.look();
+        errata::add_cpu(cpu.midr, insn::mpidr());
         let wanted = insn::exit_wanted();
         let vectors = wanted.unwrap_or(found.exit.vectors());
         insn::set_exit(vectors).inspect_err(|_| pr_err!("exit_vectors: there are no such\n"))?;

@@ -9,7 +9,9 @@
 //! Arm ARM (DDI 0487) D24. Names are given by their encoding (op0, op1, CRn, CRm, op2), as the
 //! assembler knows them only for newer architectures than the kernel is compiled for.
 
+use super::errata;
 use super::model::{
+    errata::Workarounds,
     harden,
     midr::Midr,
     smccc::fid,
@@ -107,6 +109,32 @@ pub(crate) fn flush_vmid() {
             options(nostack, preserves_flags)
         )
     };
+    repeat_tlbi();
+}
+
+/// Where that may not have been all: once another one is complete, so is the first.
+#[inline]
+fn repeat_tlbi() {
+    if errata::need(Workarounds::REPEAT_TLBI) {
+        // SAFETY: Only drops what can be walked again.
+        unsafe {
+            asm!(
+                "tlbi vale1is, xzr",
+                "dsb ish",
+                "isb",
+                options(nostack, preserves_flags)
+            )
+        };
+    }
+}
+
+/// Before and after PAR_EL1 is read.
+#[inline]
+fn par_barrier() {
+    if errata::need(Workarounds::PAR_BARRIER) {
+        // SAFETY: A barrier.
+        unsafe { asm!("dmb sy", options(nostack, preserves_flags)) };
+    }
 }
 
 /// Drops all translations of all VMIDs, on all CPUs.
@@ -121,6 +149,7 @@ pub(crate) fn flush_all_vmids() {
             options(nostack, preserves_flags)
         )
     };
+    repeat_tlbi();
 }
 
 /// Drops the translations and fetched instructions of the VMID in VTTBR_EL2 on this CPU.
@@ -142,10 +171,14 @@ pub(crate) fn flush_vmid_here() {
 /// PAR_EL1 after a translation of `va` by the guest's stage 1, as EL1 reads. A guest is loaded.
 #[inline]
 pub(crate) fn translate_el1(va: u64) -> u64 {
+    par_barrier();
     let par = mrs!("S3_0_C7_C4_0");
+    par_barrier();
     // SAFETY: Translates an address; the result is in PAR_EL1, which is put back.
     unsafe { asm!("at s1e1r, {}", "isb", in(reg) va, options(nostack, preserves_flags)) };
+    par_barrier();
     let result = mrs!("S3_0_C7_C4_0");
+    par_barrier();
     msr!("S3_0_C7_C4_0", par);
     result
 }
@@ -194,6 +227,11 @@ pub(crate) fn counter_frequency() -> u64 {
 /// MIDR_EL1
 pub(crate) fn midr() -> u64 {
     mrs!("S3_0_C0_C0_0")
+}
+
+/// MPIDR_EL1 of this CPU
+pub(crate) fn mpidr() -> u64 {
+    mrs!("S3_0_C0_C0_5")
 }
 
 /// REVIDR_EL1

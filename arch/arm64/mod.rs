@@ -5,6 +5,7 @@
 mod abi;
 mod attr;
 mod controls;
+mod errata;
 mod exit;
 mod gic;
 mod host;
@@ -94,6 +95,7 @@ pub(crate) fn load(kvm_node: bool) -> Result<Loaded> {
     })?;
     let power = PoweredOn::new()?;
     host.log();
+    errata::log()?;
     let loaded = Loaded {
         _nodes: system::Nodes::register(kvm_node)?,
         _power: power,

@@ -3,11 +3,13 @@
 //! Entering the guest, and what follows an exit.
 
 use super::{
+    errata,
     exit::UserExit,
     insn,
     its::Accessed,
     model::{
         debug,
+        errata::Workarounds,
         esr::{self, Abort, DataAbort, Debug, Esr, Fault, Syndrome, SysregAccess, Wait},
         events,
         exception::Exception,
@@ -61,6 +63,7 @@ const REENTER: After = Ok(Next::Reenter);
 pub(crate) fn enter(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>) -> Step<Slow> {
     let (gic, cpu) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
     gic.load(cpu);
+    let entered = ctx.vcpu.run.pstate;
     let left = insn::enter(&mut ctx.vcpu.run);
     if let Some(ended) = gic.save(cpu) {
         for intid in ended.iter() {
@@ -78,7 +81,12 @@ pub(crate) fn enter(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>) -> Step<Slow> {
         Syndrome::DataAbort(d) => fault(ctx, view, d.abort, Some(d)),
         Syndrome::InstructionAbort(a) => fault(ctx, view, a, None),
         other if quick::exit(ctx, &other) => Step::Again,
-        other => Step::Leave(Some(Slow::Exit(other))),
+        other => {
+            if other == Syndrome::Pauth && errata::need(Workarounds::SPSR_OF_STEP) {
+                ctx.vcpu.mend_pstate(entered);
+            }
+            Step::Leave(Some(Slow::Exit(other)))
+        }
     }
 }
 

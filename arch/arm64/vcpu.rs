@@ -307,6 +307,15 @@ impl Vcpu {
         self.features & 1 << rb::KVM_ARM_VCPU_PSCI_0_2 != 0
     }
 
+    /// A trap of pointer authentication has left PSTATE wrong, if a step was not done yet: it is as when the guest was
+    /// `entered` (erratum 2077057).
+    #[cold]
+    pub(crate) fn mend_pstate(&mut self, entered: u64) {
+        if self.debug.plan.step && entered & pstate::bit::SS != 0 {
+            self.run.pstate = entered;
+        }
+    }
+
     /// A general register; 31 reads as 0.
     #[inline]
     pub(crate) fn x(&self, n: esr::Gpr) -> u64 {
@@ -351,6 +360,11 @@ impl Vcpu {
         c.vmpidr = shared.mpidr.load(Ordering::Relaxed);
         insn::fp_begin();
         self.host_el0 = HostEl0::save();
+        // Nothing is translated by these yet.
+        self.el1.load();
+        if self.host.later {
+            self.later.load();
+        }
         self.host_controls = self.controls.load();
         if core::mem::take(&mut self.flush) {
             insn::flush_vmid();
@@ -360,10 +374,6 @@ impl Vcpu {
             if last.swap(self.id, Ordering::Relaxed) != self.id {
                 insn::flush_vmid_here();
             }
-        }
-        self.el1.load();
-        if self.host.later {
-            self.later.load();
         }
         if self.host.ras {
             insn::load_ras(self.serror.unwrap_or(0), self.disr);

@@ -2,7 +2,7 @@
 
 //! EL2's controls, which are the host's or a guest's.
 
-use super::isb;
+use super::{super::errata, isb, Workarounds};
 use core::arch::asm;
 
 /// EL2's controls while a guest is loaded.
@@ -48,8 +48,17 @@ pub(crate) struct HostControls {
 /// MDCR_EL2.HPMN: how the host's PMU is divided stays.
 const HPMN: u64 = 0x1f;
 
+/// Before a write of HCR_EL2.
+#[inline]
+fn hcr_barrier() {
+    if errata::need(Workarounds::HCR_BARRIER) {
+        // SAFETY: A barrier.
+        unsafe { asm!("dsb nsh", options(nostack, preserves_flags)) };
+    }
+}
+
 impl GuestControls {
-    /// Loads them; returns the host's. IRQs are off until [`HostControls::restore`]: the host's user
+    /// Loads them, after EL1's registers; returns the host's. IRQs are off until [`HostControls::restore`]: the host's user
     /// memory is out of reach, as TGE is clear.
     #[inline]
     pub(crate) fn load(&self) -> HostControls {
@@ -65,8 +74,10 @@ impl GuestControls {
         };
         msr!("S3_4_C2_C1_2", self.vtcr);
         msr!("S3_4_C2_C1_0", self.vttbr);
-        // Speculative walks must not mix the guest's tables with the host's controls.
+        // Speculative walks must not mix the guest's tables with the host's controls, nor with another guest's EL1:
+        // that is loaded by now (errata 1165522, 1530923).
         isb();
+        hcr_barrier();
         msr!("S3_4_C1_C1_0", self.hcr);
         isb();
         msr!("S3_4_C1_C1_2", self.cptr);
@@ -92,6 +103,7 @@ impl HostControls {
     #[inline]
     pub(crate) fn restore(&self) {
         isb();
+        hcr_barrier();
         msr!("S3_4_C1_C1_0", self.hcr);
         isb();
         msr!("S3_4_C2_C1_0", 0);

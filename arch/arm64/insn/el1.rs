@@ -2,7 +2,7 @@
 
 //! EL1's and EL0's registers, which are switched as a whole.
 
-use super::super::model::sysreg::Sysreg;
+use super::{super::model::sysreg::Sysreg, par_barrier};
 use core::arch::asm;
 
 /// Declares the guest's EL1 and EL0 registers that are switched as a whole: a field each, with the
@@ -26,7 +26,9 @@ macro_rules! el1_state {
             /// Takes them back.
             #[inline]
             pub(crate) fn save(&mut self) {
+                par_barrier();
                 $(self.$field = mrs!($name);)*
+                par_barrier();
             }
 
             /// The register, if it is one of these.
@@ -117,12 +119,15 @@ impl HostEl0 {
     /// Notes them.
     #[inline]
     pub(crate) fn save() -> Self {
-        Self {
+        par_barrier();
+        let host = Self {
             tpidr: mrs!("S3_3_C13_C0_2"),
             tpidrro: mrs!("S3_3_C13_C0_3"),
             mdscr: mrs!("S2_0_C0_C2_2"),
             par: mrs!("S3_0_C7_C4_0"),
-        }
+        };
+        par_barrier();
+        host
     }
 
     /// Puts them back.

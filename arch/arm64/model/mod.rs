@@ -3,6 +3,7 @@
 //! What can be decided without the hardware.
 
 pub mod debug;
+pub mod errata;
 pub mod esr;
 pub mod events;
 pub mod exception;
