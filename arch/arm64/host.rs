@@ -111,7 +111,8 @@ impl Host {
         errata::add_cpu(cpu.midr, insn::mpidr());
         let wanted = insn::exit_wanted();
         let vectors = wanted.unwrap_or(found.exit.vectors());
-        insn::set_exit(vectors).inspect_err(|_| pr_err!("exit_vectors: there are no such\n"))?;
+        insn::set_exit(vectors)
+            .inspect_err(|_| pr_err!("exit_vectors: no such way on this computer\n"))?;
         EXITS.fetch_or(1u32.checked_shl(vectors).unwrap_or(0), Ordering::Relaxed);
         let told = match wanted {
             Some(0) => harden::Cpu { off: true, ..cpu }.look(),

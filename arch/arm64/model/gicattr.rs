@@ -111,7 +111,7 @@ macro_rules! rows {
 }
 
 rows! {
-    Gic, NR_IRQS[0]: Interrupts, Word, Any;
+    Gic, NR_IRQS: Interrupts, Word, Any;
     Gic, ADDR: Address, Double, Any;
     // GICD_IIDR and GICD_TYPER2 say what it is to be, before it is: no `Ready`.
     Gic, DIST_REGS: Dist, Word, Stopped;
