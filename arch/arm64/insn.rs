@@ -128,6 +128,15 @@ fn repeat_tlbi() {
     }
 }
 
+/// Before a write of HCR_EL2.
+#[inline]
+fn hcr_barrier() {
+    if errata::need(Workarounds::HCR_BARRIER) {
+        // SAFETY: A barrier.
+        unsafe { asm!("dsb nsh", options(nostack, preserves_flags)) };
+    }
+}
+
 /// Before and after PAR_EL1 is read.
 #[inline]
 fn par_barrier() {

@@ -2,7 +2,7 @@
 
 //! EL2's controls, which are the host's or a guest's.
 
-use super::{super::errata, isb, Workarounds};
+use super::{hcr_barrier, isb};
 use core::arch::asm;
 
 /// EL2's controls while a guest is loaded.
@@ -47,15 +47,6 @@ pub(crate) struct HostControls {
 
 /// MDCR_EL2.HPMN: how the host's PMU is divided stays.
 const HPMN: u64 = 0x1f;
-
-/// Before a write of HCR_EL2.
-#[inline]
-fn hcr_barrier() {
-    if errata::need(Workarounds::HCR_BARRIER) {
-        // SAFETY: A barrier.
-        unsafe { asm!("dsb nsh", options(nostack, preserves_flags)) };
-    }
-}
 
 impl GuestControls {
     /// Loads them, after EL1's registers; returns the host's. IRQs are off until [`HostControls::restore`]: the host's user
