@@ -31,10 +31,16 @@ pub(crate) fn add_cpu(midr: Midr, mpidr: u64) {
     }
 }
 
+/// What CPUs need.
+#[inline]
+pub(crate) fn needed() -> Workarounds {
+    Workarounds::from_bits(NEEDED.load(Ordering::Relaxed))
+}
+
 /// Some CPU needs this.
 #[inline]
 pub(crate) fn need(w: Workarounds) -> bool {
-    Workarounds::from_bits(NEEDED.load(Ordering::Relaxed)).has(w)
+    needed().has(w)
 }
 
 /// HCR_EL2.TVM: see [`Workarounds::TRAP_TRANSLATION`].

@@ -130,8 +130,8 @@ fn repeat_tlbi() {
 
 /// Before a write of HCR_EL2.
 #[inline]
-fn hcr_barrier() {
-    if errata::need(Workarounds::HCR_BARRIER) {
+fn hcr_barrier(w: Workarounds) {
+    if w.has(Workarounds::HCR_BARRIER) {
         // SAFETY: A barrier.
         unsafe { asm!("dsb nsh", options(nostack, preserves_flags)) };
     }
@@ -139,8 +139,8 @@ fn hcr_barrier() {
 
 /// Before and after PAR_EL1 is read.
 #[inline]
-fn par_barrier() {
-    if errata::need(Workarounds::PAR_BARRIER) {
+pub(crate) fn par_barrier(w: Workarounds) {
+    if w.has(Workarounds::PAR_BARRIER) {
         // SAFETY: A barrier.
         unsafe { asm!("dmb sy", options(nostack, preserves_flags)) };
     }
@@ -180,14 +180,15 @@ pub(crate) fn flush_vmid_here() {
 /// PAR_EL1 after a translation of `va` by the guest's stage 1, as EL1 reads. A guest is loaded.
 #[inline]
 pub(crate) fn translate_el1(va: u64) -> u64 {
-    par_barrier();
+    let w = errata::needed();
+    par_barrier(w);
     let par = mrs!("S3_0_C7_C4_0");
-    par_barrier();
+    par_barrier(w);
     // SAFETY: Translates an address; the result is in PAR_EL1, which is put back.
     unsafe { asm!("at s1e1r, {}", "isb", in(reg) va, options(nostack, preserves_flags)) };
-    par_barrier();
+    par_barrier(w);
     let result = mrs!("S3_0_C7_C4_0");
-    par_barrier();
+    par_barrier(w);
     msr!("S3_0_C7_C4_0", par);
     result
 }

@@ -127,7 +127,7 @@ fn read(v: &mut Vcpu, vm: &VmState, shared: &Shared, reg: Register, bytes: &mut 
                 _ => fw
                     .services
                     .get(f)
-                    .or_else(|| vm.host.mitigations().level(f))
+                    .or_else(|| fw.mitigations.level(f))
                     .ok_or(ENOENT)?,
             };
             put(bytes, w);
@@ -192,9 +192,8 @@ fn write(
                     .services
                     .set(f, w)
                     .map_err(|_| trace::invalid(c"services that are not there"))?,
-                _ => vm
-                    .host
-                    .mitigations()
+                _ => fw
+                    .mitigations
                     .check(f, w)
                     .map_err(|_| trace::invalid(c"the host does less against speculation"))?,
             }

@@ -29,7 +29,7 @@ fn decide(ctx: &Ctx<'_, Arm64>, firmware: &Firmware) -> (Call, Outcome) {
             .unwrap_or(psci::Version::initial(v.psci_0_2())),
         services: &firmware.services,
         filter: &firmware.filter,
-        mitigations: ctx.vm.family.host.mitigations(),
+        mitigations: firmware.mitigations,
         system_suspend: ctx.vm.family.system_suspend.load(Ordering::Relaxed),
         stolen_time: v.stolen.base(),
     };

@@ -3,7 +3,7 @@
 //! A vCPU's state under its lock.
 
 use super::{
-    controls,
+    controls, errata,
     host::Host,
     ids::{self, Values},
     insn::{self, El1, El1Later, Fp, GuestControls, HostControls, HostEl0, Sve, Timer},
@@ -359,13 +359,16 @@ impl Vcpu {
         c.cnthctl = controls::cnthctl(vm.physical_offset.load(Ordering::Relaxed) != 0);
         c.vmpidr = shared.mpidr.load(Ordering::Relaxed);
         insn::fp_begin();
+        let errata = errata::needed();
+        insn::par_barrier(errata);
         self.host_el0 = HostEl0::save();
+        insn::par_barrier(errata);
         // Nothing is translated by these yet.
         self.el1.load();
         if self.host.later {
             self.later.load();
         }
-        self.host_controls = self.controls.load();
+        self.host_controls = self.controls.load(errata);
         if core::mem::take(&mut self.flush) {
             insn::flush_vmid();
         }
@@ -436,9 +439,12 @@ impl Vcpu {
         if self.host.later {
             self.later.save();
         }
+        let errata = errata::needed();
+        insn::par_barrier(errata);
         self.el1.save();
+        insn::par_barrier(errata);
         self.host_el0.restore();
-        self.host_controls.restore();
+        self.host_controls.restore(errata);
         let d = &mut *self.debug;
         d.hw.unmask();
         if d.plan.step {

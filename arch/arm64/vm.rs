@@ -8,7 +8,7 @@ use super::{
     insn,
     model::{
         psci::Version,
-        smccc::{Filter, Services},
+        smccc::{Filter, Mitigations, Services},
     },
     timer::{PHYSICAL_PPI, VIRTUAL_PPI},
     vmid::Vmid,
@@ -25,6 +25,8 @@ pub(crate) struct Firmware {
     pub(crate) services: Services,
     /// `KVM_ARM_VM_SMCCC_FILTER`
     pub(crate) filter: Filter,
+    /// What was done against speculation when the VM was made.
+    pub(crate) mitigations: Mitigations,
 }
 
 /// The arm64 part of a VM.
@@ -74,7 +76,10 @@ impl VmState {
                 offset_fixed: AtomicBool::new(false),
                 timer_ppis: [AtomicU32::new(VIRTUAL_PPI), AtomicU32::new(PHYSICAL_PPI)],
                 ran: AtomicBool::new(false),
-                firmware <- new_mutex!(Firmware::default(), "rkvm::VmState::firmware"),
+                firmware <- new_mutex!(Firmware {
+                    mitigations: host.mitigations(),
+                    ..Firmware::default()
+                }, "rkvm::VmState::firmware"),
                 nisv_to_user: AtomicBool::new(false),
                 system_suspend: AtomicBool::new(false),
             }))

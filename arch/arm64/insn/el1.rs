@@ -2,7 +2,7 @@
 
 //! EL1's and EL0's registers, which are switched as a whole.
 
-use super::{super::model::sysreg::Sysreg, par_barrier};
+use super::super::model::sysreg::Sysreg;
 use core::arch::asm;
 
 /// Declares the guest's EL1 and EL0 registers that are switched as a whole: a field each, with the
@@ -23,12 +23,10 @@ macro_rules! el1_state {
                 $(msr!($name, self.$field);)*
             }
 
-            /// Takes them back.
+            /// Takes them back, between barriers for PAR_EL1.
             #[inline]
             pub(crate) fn save(&mut self) {
-                par_barrier();
                 $(self.$field = mrs!($name);)*
-                par_barrier();
             }
 
             /// The register, if it is one of these.
@@ -116,18 +114,15 @@ pub(crate) struct HostEl0 {
 }
 
 impl HostEl0 {
-    /// Notes them.
+    /// Notes them, between barriers for PAR_EL1.
     #[inline]
     pub(crate) fn save() -> Self {
-        par_barrier();
-        let host = Self {
+        Self {
             tpidr: mrs!("S3_3_C13_C0_2"),
             tpidrro: mrs!("S3_3_C13_C0_3"),
             mdscr: mrs!("S2_0_C0_C2_2"),
             par: mrs!("S3_0_C7_C4_0"),
-        };
-        par_barrier();
-        host
+        }
     }
 
     /// Puts them back.
