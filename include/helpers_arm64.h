@@ -8,7 +8,7 @@
 #include "helpers_arm64_run.h"
 
 /* arch/arm64/entry.S */
-int rkvm_arm64_vcpu_run(struct rkvm_arm64_run *run);
+int rkvm_arm64_vcpu_run(struct rkvm_arm64_run *run, unsigned long vectors);
 void rkvm_arm64_fp_load(const struct rkvm_arm64_fp *fp);
 void rkvm_arm64_fp_save(struct rkvm_arm64_fp *fp);
 void rkvm_arm64_sve_load(const void *sve, const struct rkvm_arm64_fp *fp);
@@ -26,6 +26,10 @@ void rkvm_arm64_random(u64 *words, size_t n);
 u64 rkvm_arm64_run_delay(void);
 bool rkvm_arm64_clock(u64 *ns, u64 *count);
 void rkvm_arm64_clean_poc(u64 pa, u64 size);
+int rkvm_arm64_set_vectors(u32 n);
+bool rkvm_arm64_firmware(u32 function, s32 *x0);
+bool rkvm_arm64_mitigations_off(void);
+int rkvm_arm64_vectors_wanted(void);
 void rkvm_arm64_sync_icache(u64 pa, u64 size);
 
 /* The interrupts that virtualization needs of the host. Numbers are Linux's; 0: none. */

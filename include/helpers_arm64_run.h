@@ -18,6 +18,12 @@
 /* The guest has pointer authentication: its keys are switched. */
 #define RKVM_ARM64_PAUTH_BIT 0
 
+/* Vectors for exits of a guest, by what they do against its training of predictors (model/harden.rs). */
+#define RKVM_ARM64_VECTORS_SMC1 2
+#define RKVM_ARM64_VECTORS_SMC3 3
+#define RKVM_ARM64_VECTORS 10
+#define RKVM_ARM64_VECTORS_BYTES 2048
+
 /* How a run ended: which vector of the lower exception level was taken. */
 #define RKVM_ARM64_SYNC 0
 #define RKVM_ARM64_IRQ 1

@@ -117,25 +117,29 @@ fn timer(ctx: &mut Ctx<'_, Arm64>, what: Attr, a: &rb::kvm_device_attr) -> Resul
     }
 }
 
-/// A vCPU is about to run for the first time: from now on what has been said stays.
+/// The first of a VM's vCPUs is about to run: from now on what has been said stays.
 ///
 /// # Errors
 /// `EINVAL`: both timers have one interrupt. What [`super::gic::Gic::check`] says.
-pub(crate) fn first_run(ctx: &mut Ctx<'_, Arm64>) -> Result {
-    let vm = ctx.vm.clone();
-    let limit = 1u64.checked_shl(vm.memory.config().gpa_bits);
-    vm.controller.check(limit.unwrap_or(u64::MAX))?;
-    {
-        let _firmware = vm.family.firmware.lock();
-        if vm.controller.is_created() && vm.family.virtual_ppi() == vm.family.physical_ppi() {
+pub(crate) fn first_run(vm: &Vm<Arm64>) -> Result {
+    let (v, gic) = (&vm.family, &vm.controller);
+    let _firmware = v.firmware.lock();
+    if v.ran.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    if gic.is_created() {
+        let limit = 1u64.checked_shl(vm.memory.config().gpa_bits);
+        gic.check(limit.unwrap_or(u64::MAX))?;
+        if v.virtual_ppi() == v.physical_ppi() {
             return Err(trace::invalid(c"both timers have one interrupt"));
         }
-        vm.family.ran.store(true, Ordering::Release);
+        // It is initialized, so that there are all the vCPUs that there will be.
+        for c in vm.vcpus.iter() {
+            let gic = &c.shared.gic;
+            gic.map_timer(v.virtual_ppi(), v.host.irqs.vtimer_intid)?;
+        }
     }
-    let host_intid = vm.family.host.irqs.vtimer_intid;
-    let gic = &ctx.core.shared.gic;
-    gic.map_timer(vm.family.virtual_ppi(), host_intid)?;
-    ctx.vcpu.started = true;
+    v.ids.close(v.host, gic.is_created(), &v.ran);
     Ok(())
 }
 

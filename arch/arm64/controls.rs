@@ -3,6 +3,7 @@
 //! EL2's controls for a vCPU (Arm ARM D24.2): what traps, and what the guest may use.
 
 use super::{
+    errata,
     host::Host,
     ids::{has, Values},
     insn::GuestControls,
@@ -28,6 +29,7 @@ mod hcr {
     pub(super) const TIDCP: u64 = 1 << 20;
     pub(super) const TACR: u64 = 1 << 21;
     pub(super) const TSW: u64 = 1 << 22;
+    pub(super) const TVM: u64 = 1 << 26;
     pub(super) const RW: u64 = 1 << 31;
     pub(super) const E2H: u64 = 1 << 34;
     pub(super) const TLOR: u64 = 1 << 35;
@@ -136,6 +138,7 @@ pub(crate) fn apply(c: &mut GuestControls, host: &Host, features: u32, ids: &Val
         | when(host.ras, hcr::TERR | hcr::TEA)
         | when(model::stage2::is_forced(), hcr::FWB)
         | when(pauth, hcr::API | hcr::APK)
+        | when(errata::trap_translation(), hcr::TVM)
         // GMID_EL1, which no guest has
         | when(host.tid5, hcr::TID5)
         // TLBI to the outer shareable domain, if it is hidden

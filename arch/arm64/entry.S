@@ -7,6 +7,7 @@
  * this code changes (DAIF, VBAR, SP_EL0, which is the host's current task).
  */
 #include <linux/linkage.h>
+#include <linux/arm-smccc.h>
 #include <asm/alternative.h>
 #include <asm/assembler.h>
 #include <asm/sysreg.h>
@@ -53,9 +54,9 @@
 	.endm
 
 /*
- * int rkvm_arm64_vcpu_run(struct rkvm_arm64_run *run)
+ * int rkvm_arm64_vcpu_run(struct rkvm_arm64_run *run, unsigned long vectors)
  *
- * Runs the guest until an exception to EL2; says which (RKVM_ARM64_*). IRQs are off; EL1's
+ * Runs the guest until an exception to EL2 by these vectors; says which (RKVM_ARM64_*). IRQs are off; EL1's
  * registers, stage 2 and HCR_EL2 are the guest's already.
  */
 SYM_FUNC_START(rkvm_arm64_vcpu_run)
@@ -66,15 +67,14 @@ SYM_FUNC_START(rkvm_arm64_vcpu_run)
 	stp	x23, x24, [sp, #-16]!
 	stp	x21, x22, [sp, #-16]!
 	stp	x19, x20, [sp, #-16]!
-	mrs	x1, daif
+	mrs	x4, daif
 	msr	daifset, #0xf
 	mrs	x2, vbar_el1
-	stp	x1, x2, [sp, #-16]!
+	stp	x4, x2, [sp, #-16]!
 	mrs	x3, sp_el0
 	stp	x0, x3, [sp, #-16]!		/* the exit finds this */
 
-	adr_l	x4, rkvm_arm64_vectors
-	msr	vbar_el1, x4
+	msr	vbar_el1, x1
 	ldp	x5, x6, [x0, #RKVM_ARM64_PC]
 	msr	elr_el1, x5
 	msr	spsr_el1, x6
@@ -161,10 +161,44 @@ SYM_CODE_START_LOCAL(guest_exit)
 	ret
 SYM_CODE_END(guest_exit)
 
+	/*
+	 * Against what a guest has taught the predictors, before any branch that could be predicted by it. x0 and x1
+	 * are saved.
+	 */
+	.macro	harden_plain
+	.endm
+
+	/* CLRBHB (Arm ARM C6.2), a hint to the assembler. */
+	.macro	harden_clear
+	hint	#22
+	isb
+	.endm
+
+	/* Arm's "Spectre-BHB": so many taken branches push the guest's history out. */
+	.macro	harden_loop count
+	mov	x0, #\count
+.Lback\@:
+	b	.Lnext\@
+.Lnext\@:
+	subs	x0, x0, #1
+	b.ne	.Lback\@
+	dsb	nsh
+	isb
+	.endm
+
+	/* The firmware does it; x4 and up are kept (DEN 0028, 2.6). */
+	.macro	harden_smc function
+	stp	x2, x3, [sp, #-16]!
+	mov	w0, #\function
+	smc	#0
+	ldp	x2, x3, [sp], #16
+	.endm
+
 	/* From the guest: both execution states end alike. */
-	.macro	from_guest why
+	.macro	from_guest why, harden:vararg
 	.align	7
 	stp	x0, x1, [sp, #-16]!
+	\harden
 	mov	x1, #\why
 	b	guest_exit
 	.endm
@@ -179,28 +213,30 @@ SYM_CODE_END(guest_exit)
 	bl	rkvm_arm64_unexpected
 	.endm
 
+	.macro	vectors harden:vararg
 	.align	11
-SYM_CODE_START_LOCAL(rkvm_arm64_vectors)
+	.rept	8
 	from_here
-	from_here
-	from_here
-	from_here
+	.endr
+	.rept	2
+	from_guest RKVM_ARM64_SYNC, \harden
+	from_guest RKVM_ARM64_IRQ, \harden
+	from_guest RKVM_ARM64_FIQ, \harden
+	from_guest RKVM_ARM64_SERROR, \harden
+	.endr
+	.endm
 
-	from_here
-	from_here
-	from_here
-	from_here
-
-	from_guest RKVM_ARM64_SYNC
-	from_guest RKVM_ARM64_IRQ
-	from_guest RKVM_ARM64_FIQ
-	from_guest RKVM_ARM64_SERROR
-
-	from_guest RKVM_ARM64_SYNC
-	from_guest RKVM_ARM64_IRQ
-	from_guest RKVM_ARM64_FIQ
-	from_guest RKVM_ARM64_SERROR
-	.align	7
+	/* In the order of model/harden.rs. */
+	.align	11
+SYM_CODE_START(rkvm_arm64_vectors)
+	vectors	harden_plain
+	vectors	harden_clear
+	vectors	harden_smc ARM_SMCCC_ARCH_WORKAROUND_1
+	vectors	harden_smc ARM_SMCCC_ARCH_WORKAROUND_3
+	.irp	count, 8, 11, 24, 32, 38, 132
+	vectors	harden_loop \count
+	.endr
+	.org	rkvm_arm64_vectors + RKVM_ARM64_VECTORS * RKVM_ARM64_VECTORS_BYTES	/* no more than that */
 SYM_CODE_END(rkvm_arm64_vectors)
 
 	.arch_extension fp

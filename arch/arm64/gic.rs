@@ -13,9 +13,9 @@ use super::{
     its::{self, Accessed, Itses},
     model::vgic::{
         self, decode_sgi, fill, fold,
-        frames::{self, Region},
+        frames::{self, Region, Run},
         pending_for, Affinity, Config, Dist, Ended, Global, ListRegs, LrConfig, Private, Sgi,
-        SgiReg, SgiTargets, Vcpus, DIST_SIZE, REDIST_SIZE,
+        SgiReg, SgiTargets, Vcpus, DIST_SIZE,
     },
     model::{sysreg::Sysreg, trap},
     Arm64,
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     bindings as rb,
     family::Ctx,
-    host::{kick::Kick, trace},
+    host::{kick::Kick, srcu_cell::SrcuCell, trace},
     irq::{
         routing::{Entry, Msi, Target},
         Controller,
@@ -63,8 +63,6 @@ pub(crate) struct Cpu {
     pub(crate) kick: Arc<Kick>,
     /// SPIs concern it: [`Dist::concerns`].
     spis: AtomicBool,
-    /// Where its redistributor is.
-    redist: AtomicU64,
 }
 
 impl Cpu {
@@ -88,7 +86,6 @@ impl Cpu {
                 }, "rkvm::gic::Cpu"),
                 kick,
                 spis: AtomicBool::new(false),
-                redist: AtomicU64::new(NOWHERE),
             }? Error),
             GFP_KERNEL_ACCOUNT,
         )
@@ -131,6 +128,9 @@ pub(crate) struct Gic {
     /// [`Dist::global`]
     global: AtomicU32,
     dist_base: AtomicU64,
+    /// Where the redistributors are, as [`frames::find`] wants it.
+    #[pin]
+    frames: SrcuCell<KVec<Run>>,
     /// Who holds each SPI's line up: a bit for each source of [`Controller::set_pin`].
     sources: KVVec<AtomicU32>,
 }
@@ -160,6 +160,7 @@ impl Gic {
                 dist: SetOnce::new(),
                 global: AtomicU32::new(0),
                 dist_base: AtomicU64::new(NOWHERE),
+                frames <- SrcuCell::new(KBox::new(KVec::new(), GFP_KERNEL_ACCOUNT)?),
             }? Error),
             GFP_KERNEL_ACCOUNT,
         )
@@ -168,11 +169,15 @@ impl Gic {
     /// `KVM_CREATE_DEVICE`
     ///
     /// # Errors
-    /// `EEXIST`: there is one.
-    pub(crate) fn create(&self) -> Result {
-        if self.created.swap(true, Ordering::AcqRel) {
+    /// `EEXIST`: there is one. `EBUSY`: a vCPU has `ran` without.
+    pub(crate) fn create(&self, ran: bool) -> Result {
+        if self.is_created() {
             return Err(trace::refuse(EEXIST, c"the VM has a GIC"));
         }
+        if ran {
+            return Err(trace::refuse(EBUSY, c"a vCPU has run"));
+        }
+        self.created.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -187,15 +192,12 @@ impl Gic {
         self.created.load(Ordering::Acquire)
     }
 
-    /// Looks, before a vCPU runs for the first time, whether all of it has been said. `limit`: the
-    /// end of guest-physical memory.
+    /// Looks, before a vCPU runs for the first time, whether all of it has been said, as it was
+    /// created. `limit`: the end of guest-physical memory.
     ///
     /// # Errors
     /// `ENXIO`: a frame has no address. `EINVAL`: frames overlap. `EBUSY`: it is not initialized.
     pub(crate) fn check(&self, limit: u64) -> Result {
-        if !self.is_created() {
-            return Ok(());
-        }
         let setup = self.setup.lock();
         frames::ready(&setup.regions, self.vcpus.len(), self.dist_base(), limit)?;
         if !self.is_ready() {
@@ -271,17 +273,6 @@ impl Gic {
             return Ok(());
         }
         Err(trace::refuse(EBUSY, c"a vCPU is running"))
-    }
-
-    /// Attributes that are state of the running guest.
-    fn stopped_for(&self, group: u32) -> Result {
-        match group {
-            rb::KVM_DEV_ARM_VGIC_GRP_DIST_REGS
-            | rb::KVM_DEV_ARM_VGIC_GRP_REDIST_REGS
-            | rb::KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS
-            | rb::KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO => self.stopped(),
-            _ => Ok(()),
-        }
     }
 
     /// There is an ITS from now on: registers tell of LPIs.
@@ -493,6 +484,41 @@ impl Gic {
         core.map(|c| &*c.shared.gic)
     }
 
+    /// A vCPU has another affinity: MPIDR_EL1 was set.
+    pub(crate) fn set_affinity(&self, cpu: &Cpu, mpidr: u64) {
+        let affinity = Affinity::from_mpidr(mpidr);
+        let index = {
+            let private = &mut cpu.state.lock().private;
+            private.set_affinity(affinity);
+            private.index()
+        };
+        self.with_dist(|d| ((), d.set_affinity(index, affinity)));
+    }
+
+    /// An access to the distributor, in a section or not; `None`: not there. What a read has.
+    #[inline]
+    pub(crate) fn distributor(
+        &self,
+        gpa: u64,
+        len: u8,
+        write: Option<&[u8; 8]>,
+    ) -> Option<[u8; 8]> {
+        let at = gpa.checked_sub(self.dist_base.load(Ordering::Acquire))?;
+        if at >= DIST_SIZE {
+            return None;
+        }
+        self.with_dist(|d| match write {
+            None => (d.read(at, len).to_le_bytes(), Vcpus::NONE),
+            Some(b) => ([0; 8], d.write(at, len, u64::from_le_bytes(*b))),
+        })
+    }
+
+    /// Whose redistributor has this address, and the offset.
+    fn redistributor(&self, gpa: u64) -> Option<(&Cpu, u64)> {
+        let (index, at) = frames::find(&self.frames.read(), gpa)?;
+        Some((self.cpu_at(index)?, at))
+    }
+
     /// The timers' lines, each with its PPI, have these levels. Of the vCPU's own thread, which looks at them next.
     pub(crate) fn set_timers(&self, cpu: &Cpu, lines: [(u32, bool); 2]) {
         let private = &mut cpu.state.lock().private;
@@ -523,56 +549,29 @@ pub(crate) fn mmio(
     write: Option<&[u8; 8]>,
 ) -> Option<Result<Accessed>> {
     let gic = &*ctx.vm.controller;
-    let offset = |base: u64, size: u64| gpa.checked_sub(base).filter(|o| *o < size);
-    if let Some(at) = offset(gic.dist_base.load(Ordering::Acquire), DIST_SIZE) {
-        let done = gic.with_dist(|d| match write {
-            None => (d.read(at, len).to_le_bytes(), Vcpus::NONE),
-            Some(b) => ([0; 8], d.write(at, len, u64::from_le_bytes(*b))),
-        });
-        return done.map(|b| Ok(Accessed::Done(b)));
+    if let Some(read) = gic.distributor(gpa, len, write) {
+        return Some(Ok(Accessed::Done(read)));
     }
-    for c in ctx.vm.vcpus.iter().map(|c| &*c.shared.gic) {
-        let Some(at) = offset(c.redist.load(Ordering::Acquire), REDIST_SIZE) else {
-            continue;
-        };
-        // The guest may have changed its timers since their lines were looked at.
-        ctx.vcpu
-            .update_timers(&ctx.vm.family, gic, &ctx.core.shared.gic);
-        let global = gic.global();
-        let mut state = c.state.lock();
-        let Some(b) = write else {
-            let read = state.private.read(at, len, global).to_le_bytes();
-            return Some(Ok(Accessed::Done(read)));
-        };
-        let effect = state.private.write(at, len, u64::from_le_bytes(*b), global);
-        let index = state.private.index();
-        drop(state);
-        if effect.ring {
-            c.kick.ring(0);
-        }
-        let done = its::redistributor(gic, view, index.into(), effect.lpi);
-        return Some(done.map(|()| Accessed::Done([0; 8])));
+    let Some((c, at)) = gic.redistributor(gpa) else {
+        return its::mmio(gic, view, gpa, len, write);
+    };
+    // The guest may have changed its timers since their lines were looked at.
+    ctx.vcpu
+        .update_timers(&ctx.vm.family, gic, &ctx.core.shared.gic);
+    let global = gic.global();
+    let mut state = c.state.lock();
+    let Some(b) = write else {
+        let read = state.private.read(at, len, global).to_le_bytes();
+        return Some(Ok(Accessed::Done(read)));
+    };
+    let effect = state.private.write(at, len, u64::from_le_bytes(*b), global);
+    let index = state.private.index();
+    drop(state);
+    if effect.ring {
+        c.kick.ring(0);
     }
-    its::mmio(gic, view, gpa, len, write)
-}
-
-/// The same in a section, for the distributor; the rest takes the long way.
-#[inline]
-pub(crate) fn quick_mmio(
-    ctx: &Ctx<'_, Arm64>,
-    gpa: u64,
-    len: u8,
-    write: Option<&[u8; 8]>,
-) -> Option<[u8; 8]> {
-    let gic = &*ctx.vm.controller;
-    let offset = |base: u64, size: u64| gpa.checked_sub(base).filter(|o| *o < size);
-    if let Some(at) = offset(gic.dist_base.load(Ordering::Acquire), DIST_SIZE) {
-        return gic.with_dist(|d| match write {
-            None => (d.read(at, len).to_le_bytes(), Vcpus::NONE),
-            Some(b) => ([0; 8], d.write(at, len, u64::from_le_bytes(*b))),
-        });
-    }
-    None
+    let done = its::redistributor(gic, view, index.into(), effect.lpi);
+    Some(done.map(|()| Accessed::Done([0; 8])))
 }
 
 /// `KVM_IRQ_LINE`: the number packs type, vCPU and INTID (api.rst, 4.25).

@@ -4,12 +4,17 @@
  * offers only to C: alternatives, its view of the CPUs' features, interrupts of the firmware's tables.
  */
 
+#include <linux/acpi.h>
+#include <linux/arm-smccc.h>
+#include <linux/cpu.h>
 #include <linux/interrupt.h>
 #include <linux/irq.h>
 #include <linux/irqdomain.h>
 #include <linux/kvm_host.h>
+#include <linux/moduleparam.h>
 #include <linux/of.h>
 #include <linux/of_irq.h>
+#include <linux/percpu.h>
 #include <linux/random.h>
 #include <linux/sched.h>
 #include <linux/timekeeping.h>
@@ -44,6 +49,48 @@ void rkvm_arm64_unexpected(void)
 	      read_sysreg(esr_el1), read_sysreg(elr_el1), read_sysreg(far_el1));
 }
 
+/* What this CPU's exits begin with. */
+static DEFINE_PER_CPU_READ_MOSTLY(unsigned long, vectors);
+extern const char rkvm_arm64_vectors[];
+
+int rkvm_arm64_set_vectors(u32 n)
+{
+	if (n >= RKVM_ARM64_VECTORS)
+		return -EINVAL;
+	/* SMC is undefined without firmware to take it. */
+	if ((n == RKVM_ARM64_VECTORS_SMC1 || n == RKVM_ARM64_VECTORS_SMC3) &&
+	    arm_smccc_1_1_get_conduit() != SMCCC_CONDUIT_SMC)
+		return -ENODEV;
+	__this_cpu_write(vectors, (unsigned long)rkvm_arm64_vectors + n * RKVM_ARM64_VECTORS_BYTES);
+	return 0;
+}
+
+/* The firmware's answer about a function. False: there is no firmware that could be asked. */
+bool rkvm_arm64_firmware(u32 function, s32 *x0)
+{
+	struct arm_smccc_res res;
+
+	if (arm_smccc_1_1_get_conduit() != SMCCC_CONDUIT_SMC)
+		return false;
+	arm_smccc_1_1_smc(ARM_SMCCC_ARCH_FEATURES_FUNC_ID, function, &res);
+	*x0 = (s32)res.a0;
+	return true;
+}
+
+bool rkvm_arm64_mitigations_off(void)
+{
+	return cpu_mitigations_off();
+}
+
+static int exit_vectors = -1;
+module_param(exit_vectors, int, 0444);
+MODULE_PARM_DESC(exit_vectors, "arm64: what a guest's exits do against its training of predictors: -1 what each CPU needs, 0 nothing, else a number of Documentation/security.md");
+
+int rkvm_arm64_vectors_wanted(void)
+{
+	return exit_vectors;
+}
+
 noinstr int rkvm_arm64_enter(struct rkvm_arm64_run *run)
 {
 	int ret;
@@ -53,7 +100,7 @@ noinstr int rkvm_arm64_enter(struct rkvm_arm64_run *run)
 	/* With pseudo-NMIs, interrupts are off by priority: the guest must be left for each. */
 	if (system_uses_irq_prio_masking())
 		gic_write_pmr(GIC_PRIO_IRQON | GIC_PRIO_PSR_I_SET);
-	ret = rkvm_arm64_vcpu_run(run);
+	ret = rkvm_arm64_vcpu_run(run, raw_cpu_read(vectors));
 	if (system_uses_irq_prio_masking())
 		gic_write_pmr(GIC_PRIO_IRQOFF);
 
@@ -174,11 +221,92 @@ static u32 percpu_irq(struct device_node *np, int index, u32 *intid)
 	return irq;
 }
 
+#ifdef CONFIG_ACPI
+/* The same number as the drivers of timer and GIC have: a GSI that is mapped stays as it is. */
+static u32 acpi_irq(u32 gsi, bool edge, bool low)
+{
+	int irq = acpi_register_gsi(NULL, gsi, edge ? ACPI_EDGE_SENSITIVE : ACPI_LEVEL_SENSITIVE,
+				    low ? ACPI_ACTIVE_LOW : ACPI_ACTIVE_HIGH);
+
+	return irq > 0 ? irq : 0;
+}
+
+/* MADT: the maintenance interrupt, on which all CPUs have to agree, of a GICv3. */
+static void acpi_maintenance(struct acpi_table_madt *madt, struct rkvm_arm64_irqs *irqs)
+{
+	char *p = (char *)(madt + 1), *end = (char *)madt + madt->header.length;
+	bool found = false, same = true, edge = false, redist = false;
+	u32 gsi = 0, version = 0;
+
+	while (end - p >= (long)sizeof(struct acpi_subtable_header)) {
+		struct acpi_subtable_header *h = (void *)p;
+
+		if (h->length < sizeof(*h) || h->length > end - p)
+			return;
+		if (h->type == ACPI_MADT_TYPE_GENERIC_DISTRIBUTOR &&
+		    h->length >= sizeof(struct acpi_madt_generic_distributor)) {
+			version = ((struct acpi_madt_generic_distributor *)h)->version;
+		} else if (h->type == ACPI_MADT_TYPE_GENERIC_REDISTRIBUTOR) {
+			redist = true;
+		} else if (h->type == ACPI_MADT_TYPE_GENERIC_INTERRUPT &&
+			   h->length >= ACPI_OFFSET(struct acpi_madt_generic_interrupt, efficiency_class)) {
+			struct acpi_madt_generic_interrupt *c = (void *)h;
+			bool is_edge = c->flags & ACPI_MADT_VGIC_IRQ_MODE;
+
+			if (c->flags & (ACPI_MADT_ENABLED | ACPI_MADT_GICC_ONLINE_CAPABLE)) {
+				if (found && (gsi != c->vgic_interrupt || edge != is_edge))
+					same = false;
+				found = true;
+				gsi = c->vgic_interrupt;
+				edge = is_edge;
+				redist |= c->gicr_base_address != 0;
+			}
+		}
+		p += h->length;
+	}
+	/* 0: it is to be found out; only GICv3 and later have redistributors. */
+	irqs->gic_v3 = version >= 3 || (!version && redist);
+	if (irqs->gic_v3 && same && gsi)
+		irqs->maintenance = acpi_irq(gsi, edge, false);
+}
+
+static void acpi_find_irqs(struct rkvm_arm64_irqs *irqs)
+{
+	struct acpi_table_header *table;
+	struct irq_data *d;
+
+	if (acpi_disabled)
+		return;
+	if (ACPI_SUCCESS(acpi_get_table(ACPI_SIG_GTDT, 0, &table))) {
+		struct acpi_table_gtdt *gtdt = (void *)table;
+		u32 flags = gtdt->virtual_timer_flags;
+
+		irqs->vtimer = acpi_irq(gtdt->virtual_timer_interrupt, flags & ACPI_GTDT_INTERRUPT_MODE,
+					flags & ACPI_GTDT_INTERRUPT_POLARITY);
+		d = irqs->vtimer ? irq_get_irq_data(irqs->vtimer) : NULL;
+		if (d)
+			irqs->vtimer_intid = irqd_to_hwirq(d);
+		acpi_put_table(table);
+	}
+	if (ACPI_SUCCESS(acpi_get_table(ACPI_SIG_MADT, 0, &table))) {
+		acpi_maintenance((void *)table, irqs);
+		acpi_put_table(table);
+	}
+}
+#else
+static void acpi_find_irqs(struct rkvm_arm64_irqs *irqs)
+{
+}
+#endif
+
 int rkvm_arm64_find_irqs(struct rkvm_arm64_irqs *irqs)
 {
 	struct device_node *np;
 
 	*irqs = (struct rkvm_arm64_irqs){};
+	acpi_find_irqs(irqs);
+	if (irqs->vtimer && irqs->maintenance)
+		return 0;
 	np = of_find_compatible_node(NULL, NULL, "arm,armv8-timer");
 	if (np) {
 		/* Secure physical, physical, virtual, hypervisor. */

@@ -3,12 +3,20 @@
 //! What the host offers, found out once when the module loads; and what belongs to each of its CPUs.
 
 use super::{
-    insn,
-    model::{debug, idreg, stage2, sve::Lengths, sysreg::Sysreg},
+    errata, insn,
+    model::{
+        debug,
+        harden::{self, Exit, Worst},
+        idreg,
+        smccc::{Mitigation, Mitigations},
+        stage2,
+        sve::Lengths,
+        sysreg::Sysreg,
+    },
     vmid::Vmids,
 };
 use crate::{bindings as rb, host::percpu::PerCpu};
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use kernel::{prelude::*, sync::SetOnce};
 
 /// The host, as guests can see of it.
@@ -46,6 +54,8 @@ pub(crate) struct Host {
     /// Pointer authentication of addresses and generic, as KVM wants it.
     pub(crate) pauth: bool,
     sve: bool,
+    /// PSTATE.SSBS
+    ssbs: bool,
     /// Breakpoints and watchpoints that all CPUs have.
     pub(crate) debug: (u8, u8),
     /// The frequency of the counter, in Hz.
@@ -62,6 +72,10 @@ static HOST: SetOnce<Host> = SetOnce::new();
 /// Vector lengths that all CPUs have, and that any has: see [`Host::add_cpu`].
 static LENGTHS_ALL: AtomicU16 = AtomicU16::new(u16::MAX);
 static LENGTHS_ANY: AtomicU16 = AtomicU16::new(0);
+
+/// What CPUs need against speculation, the worst of it ([`Worst::bits`]); how their guests exit, a bit each.
+static WORST: AtomicU32 = AtomicU32::new(Worst::BEST.bits());
+static EXITS: AtomicU32 = AtomicU32::new(0);
 
 const fn field(v: u64, shift: u32) -> u64 {
     v >> shift & 0xf
@@ -89,12 +103,72 @@ impl Host {
         HOST.as_ref().ok_or(ENODEV)
     }
 
-    /// This CPU is to run guests: notes what CPUs may differ in.
-    pub(crate) fn add_cpu() {
+    /// This CPU is to run guests: notes what CPUs may differ in, and how its guests exit. IRQs are off.
+    ///
+    /// # Errors
+    /// `EINVAL`, `ENODEV`: the module's parameter asks for an exit that there is not.
+    pub(crate) fn add_cpu() -> Result {
+        let cpu = insn::this_cpu();
+        let found = cpu.look();
+        errata::add_cpu(cpu.midr, insn::mpidr());
+        let wanted = insn::exit_wanted();
+        let vectors = wanted.unwrap_or(found.exit.vectors());
+        insn::set_exit(vectors)
+            .inspect_err(|_| pr_err!("exit_vectors: no such way on this computer\n"))?;
+        EXITS.fetch_or(1u32.checked_shl(vectors).unwrap_or(0), Ordering::Relaxed);
+        let told = match wanted {
+            Some(0) => harden::Cpu { off: true, ..cpu }.look(),
+            _ => found,
+        };
+        let and = |bits| Some(Worst::from_bits(bits).and(&told).bits());
+        // It always has a next value.
+        let _ = WORST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, and);
         if HOST.as_ref().is_some_and(|h| h.sve) {
             let here = insn::sve_lengths();
             LENGTHS_ALL.fetch_and(here, Ordering::Relaxed);
             LENGTHS_ANY.fetch_or(here, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// What is done against speculation, as guests are told.
+    pub(crate) fn mitigations(&self) -> Mitigations {
+        let worst = Worst::from_bits(WORST.load(Ordering::Relaxed));
+        let [branch_predictor, store_bypass, branch_history] = worst.all();
+        Mitigations {
+            branch_predictor,
+            store_bypass,
+            branch_history,
+            ssbs: self.ssbs,
+        }
+    }
+
+    /// Says what there is about this computer.
+    pub(crate) fn log(&self) {
+        let m = self.mitigations();
+        let word = |m: Mitigation| match m {
+            Mitigation::Unaffected => "not affected",
+            Mitigation::Mitigated => "mitigated",
+            Mitigation::Vulnerable => "vulnerable",
+        };
+        pr_info!(
+            "Spectre v2: {}, v4: {}, BHB: {}\n",
+            word(m.branch_predictor),
+            word(m.store_bypass),
+            word(m.branch_history)
+        );
+        let exits = EXITS.load(Ordering::Relaxed);
+        for (n, e) in (0..32).filter_map(|n| Some((n, Exit::of_vectors(n)?))) {
+            if exits & 1 << n == 0 {
+                continue;
+            }
+            match e {
+                Exit::Plain => {}
+                Exit::ClearHistory => pr_info!("a guest's exit clears the branch history\n"),
+                Exit::Workaround1 => pr_info!("a guest's exit calls SMCCC_ARCH_WORKAROUND_1\n"),
+                Exit::Workaround3 => pr_info!("a guest's exit calls SMCCC_ARCH_WORKAROUND_3\n"),
+                Exit::Loop(n) => pr_info!("a guest's exit takes {n} branches\n"),
+            }
         }
     }
 
@@ -139,7 +213,7 @@ impl Host {
         let mut irqs = rb::rkvm_arm64_irqs::default();
         insn::find_irqs(&mut irqs).inspect_err(|_| {
             pr_err!(
-                "no GICv3 with a maintenance interrupt and no virtual timer in the device tree\n"
+                "no GICv3 with a maintenance interrupt and no virtual timer, by ACPI or the device tree\n"
             );
         })?;
         let mmfr0 = insn::ftr(Sysreg::ID_AA64MMFR0_EL1);
@@ -183,6 +257,7 @@ impl Host {
             aarch32_el1: field(pfr0, 4) >= 2,
             pauth: idreg::has_pauth(isar[0], isar[1]),
             sve: field(pfr0, 32) >= 1,
+            ssbs: field(insn::ftr(Sysreg::ID_AA64PFR1_EL1), 4) >= 1,
             debug: debug::counts(insn::ftr(Sysreg::ID_AA64DFR0_EL1)),
             counter_hz: insn::counter_frequency().max(1),
             irqs,

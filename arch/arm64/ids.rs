@@ -13,7 +13,7 @@ use super::{
     },
 };
 use crate::{bindings as rb, host::trace};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use kernel::{new_mutex, prelude::*, sync::Mutex};
 
 /// A feature of `KVM_ARM_VCPU_INIT`.
@@ -101,7 +101,6 @@ struct Inner {
     features: Option<u32>,
     /// MIDR, REVIDR and AIDR are user space's.
     implementation: bool,
-    ran: bool,
 }
 
 /// A VM's.
@@ -111,8 +110,6 @@ pub(crate) struct Ids {
     inner: Mutex<Inner>,
     /// Counts changes.
     version: AtomicU32,
-    /// A vCPU has run: 1.
-    ran: AtomicU32,
 }
 
 impl Ids {
@@ -123,10 +120,8 @@ impl Ids {
                 values: Values::of_host(),
                 features: None,
                 implementation: false,
-                ran: false,
             }, "rkvm::Ids"),
             version: AtomicU32::new(1),
-            ran: AtomicU32::new(0),
         })
     }
 
@@ -162,23 +157,17 @@ impl Ids {
         self.inner.lock().implementation = true;
     }
 
-    /// Before a vCPU runs: all is as it stays. `gic`: there is an interrupt controller.
-    pub(crate) fn start(&self, host: &Host, gic: bool) {
-        if self.ran.load(Ordering::Acquire) != 0 {
-            return;
-        }
+    /// Before a vCPU runs: all is as it stays, from when `ran` is set. `gic`: there is an interrupt controller.
+    pub(crate) fn close(&self, host: &Host, gic: bool, ran: &AtomicBool) {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
-        if !inner.ran {
-            inner.ran = true;
-            if !gic {
-                for (row, v) in idreg::TABLE.iter().zip(&mut inner.values.table) {
-                    *v = idreg::without_gic(row.reg, *v);
-                }
+        if !gic {
+            for (row, v) in idreg::TABLE.iter().zip(&mut inner.values.table) {
+                *v = idreg::without_gic(row.reg, *v);
             }
-            self.change(inner, host);
-            self.ran.store(1, Ordering::Release);
         }
+        self.change(inner, host);
+        ran.store(true, Ordering::Release);
     }
 
     /// The values, if they have changed since `seen`, which is then brought up to date.
@@ -196,15 +185,15 @@ impl Ids {
         self.inner.lock().values.get(r)
     }
 
-    /// User space sets a register.
+    /// User space sets a register; `ran`: see [`Self::close`].
     ///
     /// # Errors
     /// `EINVAL`: the host has not what it says. `EBUSY`: a vCPU has run.
-    pub(crate) fn set(&self, host: &Host, r: Sysreg, value: u64) -> Result {
+    pub(crate) fn set(&self, host: &Host, r: Sysreg, value: u64, ran: &AtomicBool) -> Result {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let same = inner.values.get(r) == value;
-        if inner.ran {
+        if ran.load(Ordering::Acquire) {
             return if same {
                 Ok(())
             } else {

@@ -9,7 +9,12 @@
 //! Arm ARM (DDI 0487) D24. Names are given by their encoding (op0, op1, CRn, CRm, op2), as the
 //! assembler knows them only for newer architectures than the kernel is compiled for.
 
+use super::errata;
 use super::model::{
+    errata::Workarounds,
+    harden,
+    midr::Midr,
+    smccc::fid,
     sve::Layout,
     sysreg::Sysreg,
     vgic::{CpuIf, ListRegs, LrConfig},
@@ -104,6 +109,41 @@ pub(crate) fn flush_vmid() {
             options(nostack, preserves_flags)
         )
     };
+    repeat_tlbi();
+}
+
+/// Where that may not have been all: once another one is complete, so is the first.
+#[inline]
+fn repeat_tlbi() {
+    if errata::need(Workarounds::REPEAT_TLBI) {
+        // SAFETY: Only drops what can be walked again.
+        unsafe {
+            asm!(
+                "tlbi vale1is, xzr",
+                "dsb ish",
+                "isb",
+                options(nostack, preserves_flags)
+            )
+        };
+    }
+}
+
+/// Before a write of HCR_EL2.
+#[inline]
+fn hcr_barrier(w: Workarounds) {
+    if w.has(Workarounds::HCR_BARRIER) {
+        // SAFETY: A barrier.
+        unsafe { asm!("dsb nsh", options(nostack, preserves_flags)) };
+    }
+}
+
+/// Before and after PAR_EL1 is read.
+#[inline]
+pub(crate) fn par_barrier(w: Workarounds) {
+    if w.has(Workarounds::PAR_BARRIER) {
+        // SAFETY: A barrier.
+        unsafe { asm!("dmb sy", options(nostack, preserves_flags)) };
+    }
 }
 
 /// Drops all translations of all VMIDs, on all CPUs.
@@ -118,6 +158,7 @@ pub(crate) fn flush_all_vmids() {
             options(nostack, preserves_flags)
         )
     };
+    repeat_tlbi();
 }
 
 /// Drops the translations and fetched instructions of the VMID in VTTBR_EL2 on this CPU.
@@ -139,10 +180,15 @@ pub(crate) fn flush_vmid_here() {
 /// PAR_EL1 after a translation of `va` by the guest's stage 1, as EL1 reads. A guest is loaded.
 #[inline]
 pub(crate) fn translate_el1(va: u64) -> u64 {
+    let w = errata::needed();
+    par_barrier(w);
     let par = mrs!("S3_0_C7_C4_0");
+    par_barrier(w);
     // SAFETY: Translates an address; the result is in PAR_EL1, which is put back.
     unsafe { asm!("at s1e1r, {}", "isb", in(reg) va, options(nostack, preserves_flags)) };
+    par_barrier(w);
     let result = mrs!("S3_0_C7_C4_0");
+    par_barrier(w);
     msr!("S3_0_C7_C4_0", par);
     result
 }
@@ -191,6 +237,11 @@ pub(crate) fn counter_frequency() -> u64 {
 /// MIDR_EL1
 pub(crate) fn midr() -> u64 {
     mrs!("S3_0_C0_C0_0")
+}
+
+/// MPIDR_EL1 of this CPU
+pub(crate) fn mpidr() -> u64 {
+    mrs!("S3_0_C0_C0_5")
 }
 
 /// REVIDR_EL1
@@ -431,6 +482,45 @@ pub(crate) fn clean_to_poc(pa: u64, size: u64) {
 pub(crate) fn sync_icache(pa: u64, size: u64) {
     // SAFETY: As above.
     unsafe { rb::rkvm_arm64_sync_icache(pa, size) };
+}
+
+/// This CPU, for what it needs against a guest's training of its predictors. IRQs are off.
+pub(crate) fn this_cpu() -> harden::Cpu {
+    harden::Cpu {
+        midr: Midr(u32::try_from(midr() & 0xffff_ffff).unwrap_or(0)),
+        pfr0: mrs!("S3_0_C0_C4_0"),
+        pfr1: mrs!("S3_0_C0_C4_1"),
+        mmfr1: mrs!("S3_0_C0_C7_1"),
+        isar2: mrs!("S3_0_C0_C6_2"),
+        firmware: [fid::WORKAROUND_1, fid::WORKAROUND_2, fid::WORKAROUND_3].map(firmware),
+        // SAFETY: Reads what the command line said.
+        off: unsafe { rb::rkvm_arm64_mitigations_off() },
+    }
+}
+
+fn firmware(function: u32) -> harden::Firmware {
+    let mut x0 = 0;
+    // SAFETY: Asks the firmware a question, fills the word.
+    if unsafe { rb::rkvm_arm64_firmware(function, &mut x0) } {
+        harden::Firmware::from_x0(x0)
+    } else {
+        harden::Firmware::None
+    }
+}
+
+/// What guests' exits do by the module's parameter, if not what the CPU needs.
+pub(crate) fn exit_wanted() -> Option<u32> {
+    // SAFETY: Reads a word.
+    u32::try_from(unsafe { rb::rkvm_arm64_vectors_wanted() }).ok()
+}
+
+/// Guests that run on this CPU exit so. IRQs are off.
+///
+/// # Errors
+/// `EINVAL`: there is no such way. `ENODEV`: no firmware for it.
+pub(crate) fn set_exit(vectors: u32) -> Result {
+    // SAFETY: Writes a word of this CPU, the address of one of entry.S's vectors.
+    to_result(unsafe { rb::rkvm_arm64_set_vectors(vectors) })
 }
 
 /// How the guest was left.

@@ -6,7 +6,6 @@ use super::{
     abi, attr, gic,
     ids::has,
     insn::Sve,
-    its,
     model::{
         debug,
         events::{self, Events},
@@ -52,6 +51,7 @@ pub(crate) fn vm(vm: &Arc<Vm<Arm64>>, cmd: u32, arg: usize) -> Result<isize> {
             if o.reserved != 0 {
                 return Err(trace::invalid(c"reserved words are to be zero"));
             }
+            vm.controller.stopped()?;
             let v = &vm.family;
             v.counter_offset.store(o.counter_offset, Ordering::Relaxed);
             v.physical_offset.store(o.counter_offset, Ordering::Relaxed);
@@ -266,7 +266,9 @@ pub(crate) fn create_device(vm: &Arc<Vm<Arm64>>, kind: u32, test: bool) -> Resul
         vm.controller.has_its();
         return Ok(Some(Device::Its(number)));
     }
-    vm.controller.create()?;
+    let _firmware = vm.family.firmware.lock();
+    vm.controller
+        .create(vm.family.ran.load(Ordering::Acquire))?;
     Ok(Some(Device::Gic))
 }
 
@@ -285,12 +287,11 @@ pub(crate) fn device_attr(
     what: Attr,
     a: &rb::kvm_device_attr,
 ) -> Result {
-    match (d, what) {
-        (Device::Gic, Attr::Set) => gic::attr::set(vm, a),
-        (Device::Gic, Attr::Get) => gic::attr::get(vm, a),
-        (Device::Gic, Attr::Has) => gic::attr::has(a),
-        (Device::Its(number), what) => its::attr::access(vm, *number, what, a),
-    }
+    let its = match d {
+        Device::Gic => None,
+        Device::Its(number) => Some(*number),
+    };
+    gic::attr::access(vm, its, what, a)
 }
 
 plain!(

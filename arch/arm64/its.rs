@@ -9,11 +9,10 @@ use super::{
     gic::Gic,
     lpi::{Hand, Lpis, Mem, Source},
     model::its::{self, AddressError, Effect, Its, Progress, FRAMES_SIZE, TRANSLATER},
-    model::vgic::LpiEffect,
+    model::{gicattr::Kind, vgic::LpiEffect},
     Arm64,
 };
 use crate::{
-    abi::user,
     bindings as rb,
     host::{trace, work},
     irq::routing::Msi,
@@ -211,137 +210,84 @@ impl From<its::Error> for Error {
     }
 }
 
-/// Device attributes (Documentation/virt/kvm/devices/arm-vgic-its.rst).
-pub(crate) mod attr {
-    use super::*;
-    use crate::device::Attr;
+fn with<T>(itses: &Itses, number: u8, f: impl FnOnce(&mut Its) -> Result<T>) -> Result<T> {
+    let mut models = itses.models.lock();
+    let model = models.get_mut(usize::from(number)).ok_or(ENXIO)?;
+    let result = f(model);
+    itses.publish(number, model);
+    result
+}
 
-    /// Any of the three, of ITS `number`.
-    ///
-    /// # Errors
-    /// As the document says; `ENXIO` for an attribute that there is not.
-    pub(crate) fn access(
-        vm: &Vm<Arm64>,
-        number: u8,
-        what: Attr,
-        a: &rb::kvm_device_attr,
-    ) -> Result {
-        if what == Attr::Has {
-            return has(a);
-        }
-        let gic = &*vm.controller;
-        let arg = usize::try_from(a.addr).map_err(|_| EFAULT)?;
-        let itses = &gic.itses;
-        let view = vm.memory.read();
-        let mut hand = Hand::new(gic, &view, number);
-        match (a.group, what) {
-            (rb::KVM_DEV_ARM_VGIC_GRP_ADDR, _) if !is_address(a) => {
-                Err(trace::refuse(ENODEV, c"no such frame of an ITS"))
-            }
-            (rb::KVM_DEV_ARM_VGIC_GRP_ADDR, Attr::Set) => {
-                let base: u64 = user::get(arg)?;
-                let bits = vm.memory.config().gpa_bits;
-                with(itses, number, |m| {
-                    m.set_base(base, bits).map_err(|e| match e {
-                        AddressError::Exists => trace::refuse(EEXIST, c"the ITS has its address"),
-                        AddressError::Misaligned => trace::invalid(c"frames are aligned to 64 KiB"),
-                        AddressError::TooBig => {
-                            trace::refuse(E2BIG, c"beyond the guest's addresses")
-                        }
-                    })
+/// An attribute of the group KVM_DEV_ARM_VGIC_GRP_ADDR that there is.
+pub(crate) fn is_address(attr: u64) -> bool {
+    attr == u64::from(rb::KVM_VGIC_ITS_ADDR_TYPE)
+}
+
+/// One of the group KVM_DEV_ARM_VGIC_GRP_ITS_REGS.
+pub(crate) fn has_register(attr: u64) -> bool {
+    Its::has_register(attr).is_ok()
+}
+
+fn need_address(attr: u64) -> Result {
+    if is_address(attr) {
+        return Ok(());
+    }
+    Err(trace::refuse(ENODEV, c"no such frame of an ITS"))
+}
+
+/// `KVM_SET_DEVICE_ATTR` of an ITS.
+///
+/// # Errors
+/// As Documentation/virt/kvm/devices/arm-vgic-its.rst says.
+pub(crate) fn set_attr(vm: &Vm<Arm64>, number: u8, kind: Kind, attr: u64, v: u64) -> Result {
+    let gic = &*vm.controller;
+    let itses = &gic.itses;
+    let view = vm.memory.read();
+    let mut hand = Hand::new(gic, &view, number);
+    match kind {
+        Kind::Address => {
+            need_address(attr)?;
+            let bits = vm.memory.config().gpa_bits;
+            with(itses, number, |m| {
+                m.set_base(v, bits).map_err(|e| match e {
+                    AddressError::Exists => trace::refuse(EEXIST, c"the ITS has its address"),
+                    AddressError::Misaligned => trace::invalid(c"frames are aligned to 64 KiB"),
+                    AddressError::TooBig => trace::refuse(E2BIG, c"beyond the guest's addresses"),
                 })
-            }
-            (rb::KVM_DEV_ARM_VGIC_GRP_ADDR, _) => {
-                let base = with(itses, number, |m| Ok(m.base().unwrap_or(NOWHERE)))?;
-                user::put(arg, &base)
-            }
-            (rb::KVM_DEV_ARM_VGIC_GRP_ITS_REGS, Attr::Set) => {
-                let v: u64 = user::get(arg)?;
-                vm.controller.stopped()?;
-                with(itses, number, |m| {
-                    let mut effect = m.user_write(a.attr, v, &mut hand)?;
-                    while effect == Effect::Process {
-                        if m.process(&Mem(&view), &mut hand)? == Progress::Idle {
-                            effect = Effect::None;
-                        }
-                        if work::killed() {
-                            return Err(EINTR);
-                        }
-                    }
-                    Ok(())
-                })
-            }
-            (rb::KVM_DEV_ARM_VGIC_GRP_ITS_REGS, _) => {
-                vm.controller.stopped()?;
-                let v = with(itses, number, |m| Ok(m.user_read(a.attr)?))?;
-                user::put(arg, &v)
-            }
-            (rb::KVM_DEV_ARM_VGIC_GRP_CTRL, Attr::Set) => {
-                control(vm, number, &view, &mut hand, a.attr)
-            }
-            _ => Err(trace::refuse(ENXIO, c"no such attribute of an ITS")),
+            })
         }
+        Kind::ItsRegister => with(itses, number, |m| {
+            let mut effect = m.user_write(attr, v, &mut hand)?;
+            while effect == Effect::Process {
+                if m.process(&Mem(&view), &mut hand)? == Progress::Idle {
+                    effect = Effect::None;
+                }
+                if work::killed() {
+                    return Err(EINTR);
+                }
+            }
+            Ok(())
+        }),
+        Kind::ItsReset => with(itses, number, |m| {
+            m.reset(&mut hand);
+            Ok(())
+        }),
+        Kind::ItsSave => with(itses, number, |m| Ok(m.save(&Mem(&view))?)),
+        Kind::ItsRestore => with(itses, number, |m| Ok(m.restore(&Mem(&view), &mut hand)?)),
+        _ => Ok(()),
     }
+}
 
-    fn with<T>(itses: &Itses, number: u8, f: impl FnOnce(&mut Its) -> Result<T>) -> Result<T> {
-        let mut models = itses.models.lock();
-        let model = models.get_mut(usize::from(number)).ok_or(ENXIO)?;
-        let result = f(model);
-        itses.publish(number, model);
-        result
-    }
-
-    fn control(
-        vm: &Vm<Arm64>,
-        number: u8,
-        view: &View<'_>,
-        hand: &mut Hand<'_>,
-        attr: u64,
-    ) -> Result {
-        let itses = &vm.controller.itses;
-        match u32::try_from(attr).unwrap_or(u32::MAX) {
-            // It is made ready when it is created.
-            rb::KVM_DEV_ARM_VGIC_CTRL_INIT => Ok(()),
-            rb::KVM_DEV_ARM_ITS_CTRL_RESET => {
-                vm.controller.stopped()?;
-                with(itses, number, |m| {
-                    m.reset(hand);
-                    Ok(())
-                })
-            }
-            rb::KVM_DEV_ARM_ITS_SAVE_TABLES => {
-                vm.controller.stopped()?;
-                with(itses, number, |m| Ok(m.save(&Mem(view))?))
-            }
-            rb::KVM_DEV_ARM_ITS_RESTORE_TABLES => {
-                vm.controller.stopped()?;
-                with(itses, number, |m| Ok(m.restore(&Mem(view), hand)?))
-            }
-            _ => Err(trace::refuse(ENXIO, c"no such action of an ITS")),
+/// `KVM_GET_DEVICE_ATTR` of an ITS.
+///
+/// # Errors
+/// As [`set_attr`].
+pub(crate) fn get_attr(gic: &Gic, number: u8, kind: Kind, attr: u64) -> Result<u64> {
+    match kind {
+        Kind::Address => {
+            need_address(attr)?;
+            with(&gic.itses, number, |m| Ok(m.base().unwrap_or(NOWHERE)))
         }
-    }
-
-    fn is_address(a: &rb::kvm_device_attr) -> bool {
-        a.attr == u64::from(rb::KVM_VGIC_ITS_ADDR_TYPE)
-    }
-
-    fn has(a: &rb::kvm_device_attr) -> Result {
-        let actions = [
-            rb::KVM_DEV_ARM_VGIC_CTRL_INIT,
-            rb::KVM_DEV_ARM_ITS_CTRL_RESET,
-            rb::KVM_DEV_ARM_ITS_SAVE_TABLES,
-            rb::KVM_DEV_ARM_ITS_RESTORE_TABLES,
-        ];
-        match a.group {
-            rb::KVM_DEV_ARM_VGIC_GRP_ADDR if is_address(a) => Ok(()),
-            rb::KVM_DEV_ARM_VGIC_GRP_CTRL if actions.iter().any(|x| u64::from(*x) == a.attr) => {
-                Ok(())
-            }
-            rb::KVM_DEV_ARM_VGIC_GRP_ITS_REGS => {
-                Its::has_register(a.attr)?;
-                Ok(())
-            }
-            _ => Err(trace::refuse(ENXIO, c"no such attribute of an ITS")),
-        }
+        _ => with(&gic.itses, number, |m| Ok(m.user_read(attr)?)),
     }
 }

@@ -6,6 +6,7 @@ mod aarch32;
 mod abi;
 mod attr;
 mod controls;
+mod errata;
 mod exit;
 mod gic;
 mod host;
@@ -69,7 +70,7 @@ pub(crate) struct Loaded {
 
 impl CpuPower for Arm64 {
     fn on() -> Result {
-        host::Host::add_cpu();
+        host::Host::add_cpu()?;
         insn::enable_irqs(true);
         Ok(())
     }
@@ -94,6 +95,8 @@ pub(crate) fn load(kvm_node: bool) -> Result<Loaded> {
         EBUSY
     })?;
     let power = PoweredOn::new()?;
+    host.log();
+    errata::log()?;
     let loaded = Loaded {
         _nodes: system::Nodes::register(kvm_node)?,
         _power: power,
@@ -237,11 +240,10 @@ impl Family for Arm64 {
         if !ctx.vcpu.is_final() {
             return Err(trace::refuse(EPERM, c"KVM_ARM_VCPU_FINALIZE comes first"));
         }
-        if !ctx.vcpu.started {
-            attr::first_run(ctx)?;
-        }
         let vm = &ctx.vm.family;
-        vm.ids.start(vm.host, ctx.vm.controller.is_created());
+        if !vm.ran.load(Ordering::Acquire) {
+            attr::first_run(ctx.vm)?;
+        }
         ctx.vcpu.refresh(vm);
         ctx.vcpu.run_flags = 0;
         if let Some(r) = ctx.vcpu.mmio.take() {

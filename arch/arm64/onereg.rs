@@ -3,6 +3,7 @@
 //! `KVM_GET_ONE_REG`, `KVM_SET_ONE_REG`, `KVM_GET_REG_LIST`.
 
 use super::{
+    gic::Gic,
     model::{
         idreg::cache,
         onereg::{self, Core, Firmware, NotFound, Register, Sve},
@@ -46,7 +47,7 @@ pub(crate) fn one(ctx: &mut Ctx<'_, Arm64>, r: &rb::kvm_one_reg, set: bool) -> R
     let shared = &ctx.core.shared;
     if set {
         UserSlice::new(at, bytes.len()).reader().read_slice(bytes)?;
-        return write(ctx.vcpu, &vm.family, shared, reg, bytes);
+        return write(ctx.vcpu, &vm.family, shared, &vm.controller, reg, bytes);
     }
     read(ctx.vcpu, &vm.family, shared, reg, bytes)?;
     UserSlice::new(at, bytes.len()).writer().write_slice(bytes)
@@ -153,7 +154,14 @@ fn read(v: &mut Vcpu, vm: &VmState, shared: &Shared, reg: Register, bytes: &mut 
     Ok(())
 }
 
-fn write(v: &mut Vcpu, vm: &VmState, shared: &Shared, reg: Register, bytes: &[u8]) -> Result {
+fn write(
+    v: &mut Vcpu,
+    vm: &VmState,
+    shared: &Shared,
+    gic: &Gic,
+    reg: Register,
+    bytes: &[u8],
+) -> Result {
     let w = word(bytes);
     match reg {
         Register::Core(Core::V(n)) => {
@@ -172,7 +180,7 @@ fn write(v: &mut Vcpu, vm: &VmState, shared: &Shared, reg: Register, bytes: &[u8
                 v.narrow();
             }
         }
-        Register::Sysreg(r) => v.set_user_sysreg(vm, shared, r, w)?,
+        Register::Sysreg(r) => v.set_user_sysreg(vm, shared, gic, r, w)?,
         Register::Firmware(f) => {
             let mut fw = vm.firmware.lock();
             match f {

@@ -4,7 +4,7 @@
 //! that sleep are only tried. False, from any of these: nothing has happened, and the exit takes the long way.
 
 use super::{
-    gic, insn,
+    insn,
     model::{
         esr::{DataAbort, Esr, Syndrome},
         mmio::{self, Mmio},
@@ -46,16 +46,18 @@ pub(crate) fn device(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, d: &DataAbort, g
         return false;
     };
     let len = u8::try_from(r.len).unwrap_or(8);
+    // What concerns timers' interrupts takes the long way: the timers are in the CPU.
+    let gic = &*ctx.vm.controller;
     if r.write {
         let data = r.store(ctx.vcpu.x(r.rt()));
-        if gic::quick_mmio(ctx, gpa, len, Some(&data)).is_none() {
+        if gic.distributor(gpa, len, Some(&data)).is_none() {
             let bytes = data.get(..r.len).unwrap_or(&data);
             if ctx.vm.irq.bus().write(Space::Mmio, gpa, bytes) != Written::Handled {
                 return false;
             }
         }
     } else {
-        let Some(read) = gic::quick_mmio(ctx, gpa, len, None) else {
+        let Some(read) = gic.distributor(gpa, len, None) else {
             return false;
         };
         ctx.vcpu.set_x(r.rt(), r.load(read));

@@ -4,11 +4,13 @@
 
 use super::{
     aarch32,
+    errata,
     exit::UserExit,
     insn,
     its::Accessed,
     model::{
         debug,
+        errata::Workarounds,
         esr::{self, Abort, DataAbort, Debug, Esr, Fault, Syndrome, SysregAccess, Wait},
         events,
         exception::Exception,
@@ -62,6 +64,7 @@ const REENTER: After = Ok(Next::Reenter);
 pub(crate) fn enter(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>) -> Step<Slow> {
     let (gic, cpu) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
     gic.load(cpu);
+    let entered = ctx.vcpu.run.pstate;
     let left = insn::enter(&mut ctx.vcpu.run);
     if let Some(ended) = gic.save(cpu) {
         for intid in ended.iter() {
@@ -79,7 +82,12 @@ pub(crate) fn enter(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>) -> Step<Slow> {
         Syndrome::DataAbort(d) => fault(ctx, view, d.abort, Some(d)),
         Syndrome::InstructionAbort(a) => fault(ctx, view, a, None),
         other if quick::exit(ctx, &other) => Step::Again,
-        other => Step::Leave(Some(Slow::Exit(other))),
+        other => {
+            if other == Syndrome::Pauth && errata::need(Workarounds::SPSR_OF_STEP) {
+                ctx.vcpu.mend_pstate(entered);
+            }
+            Step::Leave(Some(Slow::Exit(other)))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! System registers: those that trap, and those that user space names.
 
 use super::{
+    gic::Gic,
     insn,
     model::{
         esr::SysregAccess,
@@ -194,12 +195,13 @@ impl Vcpu {
         &mut self,
         vm: &VmState,
         shared: &Shared,
+        gic: &Gic,
         r: Sysreg,
         value: u64,
     ) -> Result {
         let row = trap::find(r).ok_or(ENOENT)?;
         match row.class {
-            Class::Id | Class::Implementation => vm.ids.set(vm.host, r, value)?,
+            Class::Id | Class::Implementation => vm.ids.set(vm.host, r, value, &vm.ran)?,
             Class::Clidr => {
                 idreg::cache::check_clidr(insn::ftr(Sysreg::CTR_EL0), value)
                     .map_err(|_| trace::invalid(c"the host's caches need more maintenance"))?;
@@ -218,7 +220,10 @@ impl Vcpu {
                 offset.store(insn::counter().wrapping_sub(value), Ordering::Relaxed);
             }
             Class::Timer(t, reg) => set_timer(self, vm, t, reg, value),
-            _ if r == Sysreg::MPIDR_EL1 => shared.mpidr.store(value, Ordering::Relaxed),
+            _ if r == Sysreg::MPIDR_EL1 => {
+                shared.mpidr.store(value, Ordering::Relaxed);
+                gic.set_affinity(&shared.gic, value);
+            }
             _ => *self.sys(r).ok_or(ENOENT)? = value,
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! A vCPU's state under its lock.
 
 use super::{
-    controls,
+    controls, errata,
     host::Host,
     ids::{self, Values},
     insn::{self, Banked, El1, El1Later, Fp, GuestControls, HostControls, HostEl0, Sve, Timer},
@@ -70,8 +70,6 @@ pub(crate) struct Vcpu {
     pub(crate) timer: Timer,
     /// Stolen time.
     pub(crate) stolen: Stolen,
-    /// It has run before.
-    pub(crate) started: bool,
     /// `KVM_ARM_VCPU_INIT` has been called.
     pub(crate) initialized: bool,
     /// Its features.
@@ -216,7 +214,6 @@ impl Vcpu {
             host_el0: HostEl0::default(),
             timer: Timer::default(),
             stolen: Stolen::default(),
-            started: false,
             initialized: false,
             features: 0,
             slots,
@@ -332,6 +329,15 @@ impl Vcpu {
         self.features & 1 << rb::KVM_ARM_VCPU_PSCI_0_2 != 0
     }
 
+    /// A trap of pointer authentication has left PSTATE wrong, if a step was not done yet: it is as when the guest was
+    /// `entered` (erratum 2077057).
+    #[cold]
+    pub(crate) fn mend_pstate(&mut self, entered: u64) {
+        if self.debug.plan.step && entered & pstate::bit::SS != 0 {
+            self.run.pstate = entered;
+        }
+    }
+
     /// A general register; 31 reads as 0.
     #[inline]
     pub(crate) fn x(&self, n: esr::Gpr) -> u64 {
@@ -373,8 +379,16 @@ impl Vcpu {
         c.cnthctl = controls::cnthctl(vm.physical_offset.load(Ordering::Relaxed) != 0);
         c.vmpidr = shared.mpidr.load(Ordering::Relaxed);
         insn::fp_begin();
+        let errata = errata::needed();
+        insn::par_barrier(errata);
         self.host_el0 = HostEl0::save();
-        self.host_controls = self.controls.load();
+        insn::par_barrier(errata);
+        // Nothing is translated by these yet.
+        self.el1.load();
+        if self.host.later {
+            self.later.load();
+        }
+        self.host_controls = self.controls.load(errata);
         if core::mem::take(&mut self.flush) {
             insn::flush_vmid();
         }
@@ -383,10 +397,6 @@ impl Vcpu {
             if last.swap(self.id, Ordering::Relaxed) != self.id {
                 insn::flush_vmid_here();
             }
-        }
-        self.el1.load();
-        if self.host.later {
-            self.later.load();
         }
         if self.host.ras {
             insn::load_ras(self.serror.unwrap_or(0), self.disr);
@@ -464,9 +474,12 @@ impl Vcpu {
         if self.host.later {
             self.later.save();
         }
+        let errata = errata::needed();
+        insn::par_barrier(errata);
         self.el1.save();
+        insn::par_barrier(errata);
         self.host_el0.restore();
-        self.host_controls.restore();
+        self.host_controls.restore(errata);
         let d = &mut *self.debug;
         d.hw.unmask();
         if d.plan.step {

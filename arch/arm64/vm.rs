@@ -25,7 +25,7 @@ pub(crate) struct Firmware {
     pub(crate) services: Services,
     /// `KVM_ARM_VM_SMCCC_FILTER`
     pub(crate) filter: Filter,
-    /// What the host does against speculation.
+    /// What was done against speculation when the VM was made.
     pub(crate) mitigations: Mitigations,
 }
 
@@ -47,7 +47,8 @@ pub(crate) struct VmState {
     pub(crate) offset_fixed: AtomicBool,
     /// The timers' PPIs: the virtual one's, the physical one's (`KVM_ARM_VCPU_TIMER_CTRL`).
     pub(crate) timer_ppis: [AtomicU32; 2],
-    /// A vCPU has run: what the firmware is and where interrupts go stays from now on.
+    /// A vCPU has run: what the firmware and the ID registers are and where interrupts go stays from now on. Set
+    /// under the locks of both.
     pub(crate) ran: AtomicBool,
     /// The firmware that the guest calls.
     #[pin]
@@ -75,7 +76,10 @@ impl VmState {
                 offset_fixed: AtomicBool::new(false),
                 timer_ppis: [AtomicU32::new(VIRTUAL_PPI), AtomicU32::new(PHYSICAL_PPI)],
                 ran: AtomicBool::new(false),
-                firmware <- new_mutex!(Firmware::default(), "rkvm::VmState::firmware"),
+                firmware <- new_mutex!(Firmware {
+                    mitigations: host.mitigations(),
+                    ..Firmware::default()
+                }, "rkvm::VmState::firmware"),
                 nisv_to_user: AtomicBool::new(false),
                 system_suspend: AtomicBool::new(false),
             }))

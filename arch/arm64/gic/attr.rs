@@ -1,21 +1,114 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Device attributes of the controller (Documentation/virt/kvm/devices/arm-vgic-v3.rst).
+//! Device attributes of the controller and its ITSes, by the table of [`gicattr`].
 
-use super::*;
-use crate::{abi::user, vm::Vm};
+use super::{
+    super::model::gicattr::{self, Device, Kind, Row, Value, When},
+    *,
+};
+use crate::{abi::user, device::Attr, vm::Vm};
 
-/// `KVM_SET_DEVICE_ATTR`
+/// Any of the three requests about an attribute of the GIC, or of the ITS with this number.
 ///
 /// # Errors
-/// `ENXIO`: no such attribute. `EINVAL`, `EEXIST`, `EBUSY`, `E2BIG`: as the document says.
-pub(crate) fn set(vm: &Vm<Arm64>, a: &rb::kvm_device_attr) -> Result {
+/// `ENXIO`: no such attribute. `EINVAL`, `EEXIST`, `EBUSY`, `E2BIG`: as the documents say.
+pub(crate) fn access(
+    vm: &Vm<Arm64>,
+    its: Option<u8>,
+    what: Attr,
+    a: &rb::kvm_device_attr,
+) -> Result {
+    let device = match its {
+        Some(_) => Device::Its,
+        None => Device::Gic,
+    };
+    let row = gicattr::find(device, a.group, a.attr).ok_or_else(unknown)?;
+    if what == Attr::Has {
+        return if exists(row, a.attr) {
+            Ok(())
+        } else {
+            Err(unknown())
+        };
+    }
     let gic = &*vm.controller;
+    if row.when == When::Configured && !gic.is_ready() {
+        return Err(trace::refuse(ENXIO, c"the GIC is not initialized"));
+    }
+    if row.when == When::Ready && !gic.is_ready() {
+        return Err(not_ready());
+    }
+    if row.when != When::Any {
+        gic.stopped()?;
+    }
     let arg = usize::try_from(a.addr).map_err(|_| EFAULT)?;
-    gic.stopped_for(a.group)?;
-    match (a.group, a.attr) {
-        (rb::KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0) => {
-            let n: u32 = user::get(arg)?;
+    if what == Attr::Set {
+        let v = match row.value {
+            Value::Word => user::get::<u32>(arg)?.into(),
+            Value::Double => user::get(arg)?,
+            Value::Action => 0,
+        };
+        return match its {
+            Some(number) => its::set_attr(vm, number, row.kind, a.attr, v),
+            None => set(vm, row.kind, a.attr, v),
+        };
+    }
+    if row.value == Value::Action {
+        return Err(unknown());
+    }
+    let v = match its {
+        Some(number) => its::get_attr(gic, number, row.kind, a.attr)?,
+        None => get(gic, row.kind, a.attr, arg)?,
+    };
+    match row.value {
+        Value::Word => user::put(arg, &low(v)),
+        _ => user::put(arg, &v),
+    }
+}
+
+fn unknown() -> Error {
+    trace::refuse(ENXIO, c"no such attribute of the interrupt controller")
+}
+
+fn not_ready() -> Error {
+    trace::refuse(EBUSY, c"the GIC is not initialized")
+}
+
+fn low(v: u64) -> u32 {
+    u32::try_from(v & 0xffff_ffff).unwrap_or(0)
+}
+
+/// Whether there is this one among those of a row.
+fn exists(row: &Row, attr: u64) -> bool {
+    let offset = attr & 0xffff_ffff;
+    match (row.device, row.kind) {
+        (Device::Its, Kind::Address) => its::is_address(attr),
+        (Device::Gic, Kind::Address) => [
+            rb::KVM_VGIC_V3_ADDR_TYPE_DIST,
+            rb::KVM_VGIC_V3_ADDR_TYPE_REDIST,
+            rb::KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION,
+        ]
+        .iter()
+        .any(|t| u64::from(*t) == attr),
+        (_, Kind::CpuInterface) => vgic::CpuIf::has_sysreg(instruction(attr)),
+        (_, Kind::Redist) => Private::has_user_reg(offset),
+        (_, Kind::Levels) => level_info(attr).is_ok_and(|i| i % 32 == 0),
+        (_, Kind::ItsRegister) => its::has_register(attr),
+        _ => true,
+    }
+}
+
+/// The register that a CPU interface's attribute names.
+fn instruction(attr: u64) -> u16 {
+    u16::try_from(attr & 0xffff).unwrap_or(0)
+}
+
+/// `KVM_SET_DEVICE_ATTR` of the GIC.
+fn set(vm: &Vm<Arm64>, kind: Kind, attr: u64, v: u64) -> Result {
+    let gic = &*vm.controller;
+    let offset = attr & 0xffff_ffff;
+    match kind {
+        Kind::Interrupts => {
+            let n = low(v);
             let mut setup = gic.setup.lock();
             if !(64..=1024).contains(&n) || n % 32 != 0 {
                 return Err(trace::invalid(c"interrupts: 64 to 1024, in steps of 32"));
@@ -26,13 +119,8 @@ pub(crate) fn set(vm: &Vm<Arm64>, a: &rb::kvm_device_attr) -> Result {
             setup.nr_irqs = n;
             Ok(())
         }
-        (rb::KVM_DEV_ARM_VGIC_GRP_ADDR, attr) => {
-            let v: u64 = user::get(arg)?;
-            set_address(gic, attr, v, limit(vm))
-        }
-        (rb::KVM_DEV_ARM_VGIC_GRP_CTRL, attr)
-            if attr == u64::from(rb::KVM_DEV_ARM_VGIC_CTRL_INIT) =>
-        {
+        Kind::Address => set_address(gic, attr, v, limit(vm)),
+        Kind::Init => {
             let _creating = vm.creating.lock();
             if gic.is_ready() {
                 return Ok(());
@@ -40,18 +128,9 @@ pub(crate) fn set(vm: &Vm<Arm64>, a: &rb::kvm_device_attr) -> Result {
             init(gic)?;
             vm.irq.set_routes(default_routes(gic)?)
         }
-        (rb::KVM_DEV_ARM_VGIC_GRP_CTRL, attr)
-            if attr == u64::from(rb::KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES) =>
-        {
-            if !gic.is_ready() {
-                return Err(trace::refuse(ENXIO, c"the GIC is not initialized"));
-            }
-            gic.stopped()?;
-            its::save_pending_tables(gic, &vm.memory.read())
-        }
-        (rb::KVM_DEV_ARM_VGIC_GRP_DIST_REGS, attr) => {
-            let v: u32 = user::get(arg)?;
-            let offset = attr & 0xffff_ffff;
+        Kind::SavePending => its::save_pending_tables(gic, &vm.memory.read()),
+        Kind::Dist => {
+            let v = low(v);
             if !gic.is_ready() {
                 return set_early(gic, offset, v);
             }
@@ -63,26 +142,22 @@ pub(crate) fn set(vm: &Vm<Arm64>, a: &rb::kvm_device_attr) -> Result {
                 Ok(ring) => (Ok(()), ring),
                 Err(e) => (Err(e), Vcpus::NONE),
             });
-            Ok(done.ok_or(EBUSY)??)
+            Ok(done.ok_or_else(not_ready)??)
         }
-        (rb::KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, attr) => {
-            let v: u32 = user::get(arg)?;
+        Kind::Redist => {
             let cpu = cpu_of(gic, attr)?;
             let global = gic.global();
-            let effect = cpu
-                .state
-                .lock()
-                .private
-                .user_write(attr & 0xffff_ffff, v, global)?;
-            let index = cpu.state.lock().private.index();
+            let (effect, index) = {
+                let private = &mut cpu.state.lock().private;
+                (private.user_write(offset, low(v), global)?, private.index())
+            };
             if effect.ring {
                 cpu.kick.ring(0);
             }
             its::redistributor(gic, &vm.memory.read(), index.into(), effect.lpi)
         }
-        (rb::KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, attr) => {
-            let v: u32 = user::get(arg)?;
-            let intid = level_info(attr)?;
+        Kind::Levels => {
+            let (intid, v) = (level_info(attr)?, low(v));
             if intid < vgic::FIRST_SPI {
                 let cpu = cpu_of(gic, attr)?;
                 if cpu.state.lock().private.set_level_info(v) {
@@ -94,33 +169,51 @@ pub(crate) fn set(vm: &Vm<Arm64>, a: &rb::kvm_device_attr) -> Result {
                 Ok(ring) => (Ok(()), ring),
                 Err(e) => (Err(e), Vcpus::NONE),
             });
-            Ok(done.ok_or(EBUSY)??)
+            Ok(done.ok_or_else(not_ready)??)
         }
-        (rb::KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, attr) => {
-            let v: u64 = user::get(arg)?;
-            let cpu = cpu_of(gic, attr)?;
-            let instr = u16::try_from(attr & 0xffff).unwrap_or(0);
-            Ok(cpu
-                .state
-                .lock()
-                .private
-                .cpuif
-                .set_sysreg(instr, v, &gic.hw)?)
+        Kind::CpuInterface => {
+            let mut state = cpu_of(gic, attr)?.state.lock();
+            let cpuif = &mut state.private.cpuif;
+            Ok(cpuif.set_sysreg(instruction(attr), v, &gic.hw)?)
         }
-        _ => Err(trace::refuse(ENXIO, c"no such attribute of the GIC")),
+        _ => Err(unknown()),
     }
+}
+
+/// `KVM_GET_DEVICE_ATTR` of the GIC.
+fn get(gic: &Gic, kind: Kind, attr: u64, arg: usize) -> Result<u64> {
+    let offset = attr & 0xffff_ffff;
+    Ok(match kind {
+        Kind::Interrupts => gic.setup.lock().nr_irqs.into(),
+        Kind::Address => address(gic, attr, arg)?,
+        Kind::Dist => get_dist(gic, offset)?.into(),
+        Kind::Redist => {
+            let state = cpu_of(gic, attr)?.state.lock();
+            state.private.user_read(offset, gic.global())?.into()
+        }
+        Kind::CpuInterface => {
+            let state = cpu_of(gic, attr)?.state.lock();
+            (state.private.cpuif).sysreg(instruction(attr), &gic.hw)?
+        }
+        Kind::Levels => {
+            let intid = level_info(attr)?;
+            let v = if intid < vgic::FIRST_SPI {
+                cpu_of(gic, attr)?.state.lock().private.level_info()
+            } else {
+                let v = gic.with_dist(|d| (d.level_info(intid), Vcpus::NONE));
+                v.ok_or_else(not_ready)??
+            };
+            v.into()
+        }
+        _ => return Err(unknown()),
+    })
 }
 
 /// The vCPU that an attribute names by its affinity, in bits 63:32.
 fn cpu_of(gic: &Gic, attr: u64) -> Result<&Cpu> {
     // Aff3 to Aff0 side by side.
-    let affinity = Affinity::from_bits(u32::try_from(attr >> 32).unwrap_or(0));
-    let cpu = gic.at(affinity);
-    let cpu = cpu.ok_or_else(|| trace::invalid(c"no vCPU has this affinity"))?;
-    if !gic.is_ready() {
-        return Err(trace::refuse(EBUSY, c"the GIC is not initialized"));
-    }
-    Ok(cpu)
+    let cpu = gic.at(Affinity::from_bits(low(attr >> 32)));
+    cpu.ok_or_else(|| trace::invalid(c"no vCPU has this affinity"))
 }
 
 /// The end of guest-physical memory.
@@ -143,7 +236,7 @@ fn preview(setup: &Setup) -> Result<Dist> {
 fn set_early(gic: &Gic, offset: u64, v: u32) -> Result {
     let mut setup = gic.setup.lock();
     if !matches!(offset, vgic::gicd::IIDR | vgic::gicd::TYPER2) {
-        return Err(trace::refuse(EBUSY, c"the GIC is not initialized"));
+        return Err(not_ready());
     }
     let mut dist = preview(&setup)?;
     let _ = dist.user_write(offset, v)?;
@@ -158,7 +251,7 @@ fn get_dist(gic: &Gic, offset: u64) -> Result<u32> {
         None if matches!(offset, vgic::gicd::IIDR | vgic::gicd::TYPER2) => {
             Ok(preview(&gic.setup.lock())?.user_read(offset)?)
         }
-        None => Err(trace::refuse(EBUSY, c"the GIC is not initialized")),
+        None => Err(not_ready()),
     }
 }
 
@@ -196,50 +289,6 @@ impl From<vgic::RegError> for Error {
     }
 }
 
-/// `KVM_GET_DEVICE_ATTR`
-///
-/// # Errors
-/// As [`set`].
-pub(crate) fn get(vm: &Vm<Arm64>, a: &rb::kvm_device_attr) -> Result {
-    let gic = &*vm.controller;
-    let arg = usize::try_from(a.addr).map_err(|_| EFAULT)?;
-    let offset = a.attr & 0xffff_ffff;
-    gic.stopped_for(a.group)?;
-    match a.group {
-        rb::KVM_DEV_ARM_VGIC_GRP_NR_IRQS => {
-            let n = gic.setup.lock().nr_irqs;
-            user::put(arg, &n)
-        }
-        rb::KVM_DEV_ARM_VGIC_GRP_ADDR => {
-            let v = address(gic, a.attr, arg)?;
-            user::put(arg, &v)
-        }
-        rb::KVM_DEV_ARM_VGIC_GRP_DIST_REGS => user::put(arg, &get_dist(gic, offset)?),
-        rb::KVM_DEV_ARM_VGIC_GRP_REDIST_REGS => {
-            let cpu = cpu_of(gic, a.attr)?;
-            let v = cpu.state.lock().private.user_read(offset, gic.global())?;
-            user::put(arg, &v)
-        }
-        rb::KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS => {
-            let cpu = cpu_of(gic, a.attr)?;
-            let instr = u16::try_from(offset & 0xffff).unwrap_or(0);
-            let v = cpu.state.lock().private.cpuif.sysreg(instr, &gic.hw)?;
-            user::put(arg, &v)
-        }
-        rb::KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO => {
-            let intid = level_info(a.attr)?;
-            let v = if intid < vgic::FIRST_SPI {
-                cpu_of(gic, a.attr)?.state.lock().private.level_info()
-            } else {
-                let v = gic.with_dist(|d| (d.level_info(intid), Vcpus::NONE));
-                v.ok_or(EBUSY)??
-            };
-            user::put(arg, &v)
-        }
-        _ => Err(trace::refuse(ENXIO, c"no such attribute of the GIC")),
-    }
-}
-
 /// The first INTID that a LEVEL_INFO attribute names.
 fn level_info(attr: u64) -> Result<u32> {
     // Bits 31:10 choose what is told: 0 is the level.
@@ -247,42 +296,6 @@ fn level_info(attr: u64) -> Result<u32> {
         return Err(trace::invalid(c"only levels of lines can be told"));
     }
     Ok(u32::try_from(attr & 0x3ff).unwrap_or(0))
-}
-
-/// `KVM_HAS_DEVICE_ATTR`
-///
-/// # Errors
-/// `ENXIO`: no.
-pub(crate) fn has(a: &rb::kvm_device_attr) -> Result {
-    let offset = a.attr & 0xffff_ffff;
-    let there = match a.group {
-        rb::KVM_DEV_ARM_VGIC_GRP_NR_IRQS => true,
-        rb::KVM_DEV_ARM_VGIC_GRP_ADDR => [
-            rb::KVM_VGIC_V3_ADDR_TYPE_DIST,
-            rb::KVM_VGIC_V3_ADDR_TYPE_REDIST,
-            rb::KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION,
-        ]
-        .iter()
-        .any(|t| u64::from(*t) == a.attr),
-        rb::KVM_DEV_ARM_VGIC_GRP_CTRL => [
-            rb::KVM_DEV_ARM_VGIC_CTRL_INIT,
-            rb::KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES,
-        ]
-        .iter()
-        .any(|t| u64::from(*t) == a.attr),
-        rb::KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS => {
-            vgic::CpuIf::has_sysreg(u16::try_from(offset & 0xffff).unwrap_or(0))
-        }
-        rb::KVM_DEV_ARM_VGIC_GRP_REDIST_REGS => Private::has_user_reg(offset),
-        rb::KVM_DEV_ARM_VGIC_GRP_DIST_REGS => true,
-        rb::KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO => level_info(a.attr).is_ok_and(|i| i % 32 == 0),
-        _ => false,
-    };
-    if there {
-        Ok(())
-    } else {
-        Err(trace::refuse(ENXIO, c"no such attribute of the GIC"))
-    }
 }
 
 /// A frame's address; for regions the index is read from `arg` first.
@@ -331,7 +344,7 @@ fn set_address(gic: &Gic, attr: u64, v: u64, limit: u64) -> Result {
     };
     setup.regions.push(region, GFP_KERNEL_ACCOUNT)?;
     if gic.is_ready() {
-        place(gic, &setup);
+        place(gic, &setup)?;
     }
     Ok(())
 }
@@ -369,8 +382,8 @@ fn init(gic: &Gic) -> Result {
         new_spinlock_irq!(dist, "rkvm::Gic::dist"),
         GFP_KERNEL_ACCOUNT,
     )?;
+    place(gic, &setup)?;
     gic.dist.populate(lock);
-    place(gic, &setup);
     Ok(())
 }
 
@@ -387,12 +400,18 @@ fn default_routes(gic: &Gic) -> Result<KVVec<Entry>> {
 
 /// Gives the vCPUs their frames, as far as there are regions: these may come before and after
 /// the controller is initialized.
-fn place(gic: &Gic, setup: &Setup) {
-    let all = frames::redistributors(&setup.regions, gic.vcpus.len());
-    for (c, base) in gic.vcpus.iter().zip(all.clone()) {
-        let cpu = &*c.shared.gic;
-        cpu.redist.store(base, Ordering::Release);
-        let last = frames::is_last(base, all.clone());
-        cpu.state.lock().private.set_last(last);
+fn place(gic: &Gic, setup: &Setup) -> Result {
+    let vcpus = gic.vcpus.len();
+    let mut runs = KVec::new();
+    for run in frames::runs(&setup.regions, vcpus) {
+        runs.push(run, GFP_KERNEL_ACCOUNT)?;
     }
+    runs.sort_unstable();
+    drop(gic.frames.replace(KBox::new(runs, GFP_KERNEL_ACCOUNT)?));
+    let all = frames::redistributors(&setup.regions, vcpus);
+    for (c, base) in gic.vcpus.iter().zip(all.clone()) {
+        let last = frames::is_last(base, all.clone());
+        c.shared.gic.state.lock().private.set_last(last);
+    }
+    Ok(())
 }

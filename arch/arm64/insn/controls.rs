@@ -2,7 +2,7 @@
 
 //! EL2's controls, which are the host's or a guest's.
 
-use super::isb;
+use super::{super::model::errata::Workarounds, hcr_barrier, isb};
 use core::arch::asm;
 
 /// EL2's controls while a guest is loaded.
@@ -49,10 +49,10 @@ pub(crate) struct HostControls {
 const HPMN: u64 = 0x1f;
 
 impl GuestControls {
-    /// Loads them; returns the host's. IRQs are off until [`HostControls::restore`]: the host's user
+    /// Loads them, after EL1's registers; returns the host's. IRQs are off until [`HostControls::restore`]: the host's user
     /// memory is out of reach, as TGE is clear.
     #[inline]
-    pub(crate) fn load(&self) -> HostControls {
+    pub(crate) fn load(&self, w: Workarounds) -> HostControls {
         let host = HostControls {
             hcr: mrs!("S3_4_C1_C1_0"),
             cptr: mrs!("S3_4_C1_C1_2"),
@@ -65,8 +65,10 @@ impl GuestControls {
         };
         msr!("S3_4_C2_C1_2", self.vtcr);
         msr!("S3_4_C2_C1_0", self.vttbr);
-        // Speculative walks must not mix the guest's tables with the host's controls.
+        // Speculative walks must not mix the guest's tables with the host's controls, nor with another guest's EL1:
+        // that is loaded by now (errata 1165522, 1530923).
         isb();
+        hcr_barrier(w);
         msr!("S3_4_C1_C1_0", self.hcr);
         isb();
         msr!("S3_4_C1_C1_2", self.cptr);
@@ -90,8 +92,9 @@ impl GuestControls {
 impl HostControls {
     /// Puts the host's back.
     #[inline]
-    pub(crate) fn restore(&self) {
+    pub(crate) fn restore(&self, w: Workarounds) {
         isb();
+        hcr_barrier(w);
         msr!("S3_4_C1_C1_0", self.hcr);
         isb();
         msr!("S3_4_C2_C1_0", 0);

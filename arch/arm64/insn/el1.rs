@@ -23,7 +23,7 @@ macro_rules! el1_state {
                 $(msr!($name, self.$field);)*
             }
 
-            /// Takes them back.
+            /// Takes them back, between barriers for PAR_EL1.
             #[inline]
             pub(crate) fn save(&mut self) {
                 $(self.$field = mrs!($name);)*
@@ -145,7 +145,7 @@ pub(crate) struct HostEl0 {
 }
 
 impl HostEl0 {
-    /// Notes them.
+    /// Notes them, between barriers for PAR_EL1.
     #[inline]
     pub(crate) fn save() -> Self {
         Self {

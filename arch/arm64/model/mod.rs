@@ -4,11 +4,15 @@
 
 pub mod aarch32;
 pub mod debug;
+pub mod errata;
 pub mod esr;
 pub mod events;
 pub mod exception;
+pub mod gicattr;
+pub mod harden;
 pub mod idreg;
 pub mod its;
+pub mod midr;
 pub mod mmio;
 pub mod onereg;
 pub mod psci;

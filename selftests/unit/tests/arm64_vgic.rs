@@ -560,3 +560,31 @@ fn registers_of_the_cpu_interface_that_trap() {
     assert!(cpu.vmcr.eoi_split());
     assert!(!cpu.write(CTLR + 1, 1));
 }
+
+#[test]
+fn routes_follow_affinities() {
+    let mut d = dist(64);
+    write(&mut d, gicd::CTLR, 2);
+    write(&mut d, gicd::ISENABLER + 4, 7 << 8);
+    for (intid, route) in [(40, 0), (41, 1), (42, 0x305)] {
+        let _ = d.write(gicd::IROUTER + 8 * intid, 8, route);
+        let _ = d.set_spi(intid as u32, true).unwrap();
+    }
+    let concerned = |d: &Dist| (0..3).filter(|v| d.concerns(*v)).collect::<Vec<_>>();
+    assert_eq!(concerned(&d), [0, 1]);
+    // vCPU 1 goes to where 42 is routed; nobody is where 41 is.
+    assert_eq!(ring(d.set_affinity(1, Affinity::from_bits(0x305))), [1]);
+    assert_eq!(concerned(&d), [0, 1]);
+    assert_eq!(d.vcpu_at(Affinity::from_bits(1)), None);
+    // vCPU 0 goes, vCPU 2 takes its place.
+    assert!(d.set_affinity(0, Affinity::from_bits(7)).is_empty());
+    assert_eq!(concerned(&d), [1]);
+    assert_eq!(ring(d.set_affinity(2, Affinity::from_bits(0))), [2]);
+    assert_eq!(concerned(&d), [1, 2]);
+    // What user space reads of the routes is what was written.
+    assert_eq!(d.read(gicd::IROUTER + 8 * 41, 8), 1);
+    assert!(d.set_affinity(3, Affinity::from_bits(1)).is_empty());
+    let mut p = private(1);
+    p.set_affinity(Affinity::from_bits(0x305));
+    assert_eq!(p.read(gicr::TYPER + 4, 4, GLOBAL), 0x305);
+}

@@ -3,7 +3,7 @@
 //! Where the frames of a GICv3 may be.
 
 use rkvm_unit::arch::arm64::model::vgic::frames::{
-    check, is_last, ready, redistributors, FrameError, NotReady, Region,
+    check, find, is_last, ready, redistributors, runs, FrameError, NotReady, Region,
 };
 use FrameError::{Exists, Invalid, TooBig};
 
@@ -96,4 +96,35 @@ fn vcpus_fill_regions_in_order() {
     assert_eq!(redistributors(&regions, 9).count(), 6);
     assert_eq!(ready(&regions, 6, Some(0), LIMIT), Ok(()));
     assert_eq!(ready(&regions, 7, Some(0), LIMIT), Err(NotReady::Missing));
+}
+
+#[test]
+fn an_address_leads_to_its_vcpu() {
+    let mut regions = vec![];
+    add(&mut regions, 2, 0xa00_0000);
+    add(&mut regions, 3, 0x810_0000);
+    add(&mut regions, 1, 0x900_0000);
+    for vcpus in [0, 1, 2, 4, 6] {
+        let mut sorted: Vec<_> = runs(&regions, vcpus).collect();
+        sorted.sort();
+        // As the list of all says.
+        let all: Vec<u64> = redistributors(&regions, vcpus).collect();
+        for base in [0x810_0000u64, 0x900_0000, 0xa00_0000] {
+            for n in 0..4 {
+                for offset in [0, 8, RD - 1] {
+                    let frame = base + n * RD;
+                    let at = all.iter().position(|b| *b == frame);
+                    let told = find(&sorted, frame + offset);
+                    assert_eq!(told, at.map(|i| (i as u32, offset)), "{vcpus} {frame:#x}");
+                }
+            }
+        }
+        for gpa in [0, 0x80f_ffff, u64::MAX] {
+            assert_eq!(find(&sorted, gpa), None);
+        }
+    }
+    let all = [Region::single(0x80a_0000, &[], 3, LIMIT).unwrap()];
+    let sorted: Vec<_> = runs(&all, 3).collect();
+    assert_eq!(find(&sorted, 0x80a_0000 + 2 * RD + 4), Some((2, 4)));
+    assert_eq!(find(&sorted, 0x80a_0000 + 3 * RD), None);
 }

@@ -544,7 +544,7 @@ fn physical_interrupts() {
     assert_eq!((o.ended_private, o.deactivate), (1 << 27, 0));
     assert_eq!(vm.p[0].set_ppi(27, false), Ok(false));
     assert!(!vm.p[0].is_busy(27) && vm.p[0].is_quiet());
-    // The physical one follows what the guest writes.
+    // The physical one follows what the guest writes, when the vCPU is back on the CPU: also what makes it less.
     let g = vm.d.global();
     let at = |r| gicr::SGI_BASE + r;
     for r in [
@@ -554,10 +554,9 @@ fn physical_interrupts() {
         gicd::ICACTIVER,
     ] {
         let e = vm.p[0].write(at(r), 4, 3 << 26, g);
-        assert_eq!(e.physical, 1 << 27, "{r:#x}");
+        assert!(e.ring, "{r:#x}");
     }
-    let e = vm.p[0].user_write(at(gicd::ISACTIVER), 1 << 27, g).unwrap();
-    assert_eq!(e.physical, 0);
+    let _ = vm.p[0].user_write(at(gicd::ISACTIVER), 1 << 27, g).unwrap();
     // Latched behind the active one: its end has to be an exit, and is not the physical one's.
     let _ = vm.p[0].write(at(gicd::ISPENDR), 4, 1 << 27, g);
     assert_eq!(vm.fill(0), [(27, ACTIVE)]);

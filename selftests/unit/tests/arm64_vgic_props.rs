@@ -260,7 +260,7 @@ impl Vm {
         self.fold(0);
         let effect = self.p[v].write(gicr::SGI_BASE + offset, len, value, self.d.global());
         assert_eq!(effect.lpi, LpiEffect::None);
-        if effect.physical & 1 << TIMER != 0 {
+        if effect.ring {
             self.physical[v] = self.p[v].is_busy(TIMER);
         }
         if effect.ring && self.cpu[v].regs.loaded {

@@ -211,6 +211,33 @@ impl Dist {
         found.next().map(|(index, _)| index)
     }
 
+    /// A vCPU has another affinity: SPIs are routed anew.
+    pub fn set_affinity(&mut self, vcpu: u16, affinity: Affinity) -> Vcpus {
+        let mut ring = Vcpus::NONE;
+        let Some(cpu) = self.cpus.get_mut(usize::from(vcpu)) else {
+            return ring;
+        };
+        let names = [core::mem::replace(&mut cpu.affinity, affinity), affinity];
+        // Others may have either.
+        let targets = names.map(|a| (a.bits(), self.vcpu_at(a).unwrap_or(NOBODY)));
+        for w in 0..self.spis.len() {
+            let others = self.update(w, |spis| {
+                let mut changed = 0;
+                let routes = spis.route.iter().zip(&mut spis.target);
+                for (b, (route, target)) in routes.enumerate() {
+                    let named = targets.iter().find(|(name, _)| name == route);
+                    if let Some((_, now)) = named.filter(|(_, now)| now != target) {
+                        *target = *now;
+                        changed |= 1 << b;
+                    }
+                }
+                changed
+            });
+            ring = ring.or(others);
+        }
+        ring
+    }
+
     /// The line of an SPI has the level `level`; for an edge-triggered one a high level is an
     /// edge.
     pub fn set_spi(&mut self, intid: u32, level: bool) -> Result<Vcpus, NoSuchInterrupt> {

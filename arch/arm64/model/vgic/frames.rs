@@ -139,6 +139,38 @@ pub fn redistributors(regions: &[Region], vcpus: u32) -> impl Iterator<Item = u6
     frames.take(vcpus as usize)
 }
 
+/// The redistributors of a region that there is: `count` from `base` on, of the `first` vCPU and the next ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Run {
+    base: u64,
+    first: u32,
+    count: u32,
+}
+
+/// The redistributors by region, in the order of the vCPUs. For [`find`] they are to be sorted.
+pub fn runs(regions: &[Region], vcpus: u32) -> impl Iterator<Item = Run> + '_ {
+    let mut first = 0;
+    regions.iter().map_while(move |r| {
+        let count = r.frames(vcpus).min(vcpus.checked_sub(first)?);
+        let run = Run {
+            base: r.base,
+            first,
+            count,
+        };
+        first += count;
+        (count != 0).then_some(run)
+    })
+}
+
+/// The vCPU whose redistributor has this address, and the offset in it. `sorted`: see [`runs`].
+pub fn find(sorted: &[Run], gpa: u64) -> Option<(u32, u64)> {
+    let after = sorted.partition_point(|r| r.base <= gpa);
+    let run = sorted.get(after.checked_sub(1)?)?;
+    let at = gpa.checked_sub(run.base)?;
+    let n = u32::try_from(at / REDIST_SIZE).ok()?;
+    (n < run.count).then_some((run.first.checked_add(n)?, at % REDIST_SIZE))
+}
+
 /// Whether no redistributor follows the one at `base`, for GICR_TYPER.Last.
 pub fn is_last(base: u64, mut all: impl Iterator<Item = u64>) -> bool {
     !all.any(|other| other == base.saturating_add(REDIST_SIZE))

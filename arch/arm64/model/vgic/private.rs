@@ -29,11 +29,9 @@ const SGIS: u32 = 0xffff;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "an interrupt waits until the bell rings"]
 pub struct Effect {
-    /// Ring the vCPU's bell.
+    /// Ring the vCPU's bell. Also if the state of a PPI with a physical interrupt behind it has
+    /// changed: the vCPU then leaves the CPU, and makes that one active or not when it is back.
     pub ring: bool,
-    /// PPIs with a physical interrupt behind them, a bit each, whose state was written: make the
-    /// physical one active or not, as [`Private::is_busy`] says.
-    pub physical: u32,
     /// What the ITS has to do
     pub lpi: LpiEffect,
 }
@@ -114,6 +112,11 @@ impl Private {
     /// The vCPU's affinity.
     pub const fn affinity(&self) -> Affinity {
         self.affinity
+    }
+
+    /// The vCPU has another one (MPIDR_EL1 was set).
+    pub fn set_affinity(&mut self, affinity: Affinity) {
+        self.affinity = affinity;
     }
 
     /// GICR_TYPER.Last: no redistributor follows at the next address.
@@ -393,10 +396,7 @@ impl Private {
             Reg::Interrupts(Field::Config, _) => {}
             Reg::Interrupts(field, b) => {
                 let changed = self.bank.write(field, b, len, value, user, !0);
-                effect.ring = self.concerns(changed);
-                if !user && field.may_be_stale() {
-                    effect.physical = self.backed() & changed;
-                }
+                effect.ring = self.concerns(changed) || self.backed() & changed != 0;
             }
             _ => {}
         }

@@ -6,7 +6,7 @@ use super::ioctls::{line, route, set_line};
 use crate::harness::tests;
 use kvm_bindings::*;
 use libc::{EBUSY, EEXIST, EFAULT, EINVAL, ENODEV, ENXIO};
-use rkvm_l1::machine::{attribute, Machine, PSCI};
+use rkvm_l1::machine::{attribute, Machine, MPIDR_EL1, OFF, PSCI};
 use rkvm_l1::sys::{self, UNMAPPED};
 use rkvm_l1::{done, gic_on, guest, kit, result, Outcome};
 use std::os::fd::AsRawFd;
@@ -21,6 +21,8 @@ tests![
     no_vcpu_after_it,
     registers_can_be_set,
     distributor_identity,
+    an_affinity_of_user_space,
+    regions_in_any_order,
     a_private_interrupt_by_ioctl,
     a_level_stays_until_it_is_lowered,
     an_edge_comes_once,
@@ -228,6 +230,98 @@ fn distributor_identity() -> Outcome {
     // Last, affinity 0, number 0.
     assert_eq!((r[2] >> 32, r[2] >> 8 & 0xffff, r[2] >> 4 & 1), (0, 0, 1));
     assert_eq!(r[3], 0);
+    Ok(())
+}
+
+fn an_affinity_of_user_space() -> Outcome {
+    let mut m = Machine::new(guest![
+        gic_on!(),
+        "mov x0, #0x080a0000",
+        "ldr x1, [x0, #8]",
+        "lsr x1, x1, #32",
+        result!("x1"),
+        // SPI 40 to 0.0.3.8
+        "mov x0, #0x08000000",
+        "mov w1, #0x100",
+        "str w1, [x0, #0x84]",
+        "str w1, [x0, #0x104]",
+        "mov x2, #0x308",
+        "str x2, [x0, #0x6140]",
+        "str w1, [x0, #0x204]",
+        // An SGI to 0.0.3.8, and to 0.0.0.0, which nobody is any more.
+        "mov x9, #0x100",
+        "movk x9, #0x0503, lsl #16",
+        "msr icc_sgi1r_el1, x9",
+        "mov x9, #1",
+        "movk x9, #0x0600, lsl #16",
+        "msr icc_sgi1r_el1, x9",
+        "msr daifclr, #2",
+        "isb",
+        "mov x3, #0x4000000",
+        "1: subs x3, x3, #1",
+        "b.eq 2f",
+        "mov x0, #0x40000000",
+        "add x0, x0, #0x4000",
+        "ldr w1, [x0, #160]",
+        "ldr w2, [x0, #20]",
+        "cbz w1, 1b",
+        "cbz w2, 1b",
+        "2:",
+        result!("x1"),
+        result!("x2"),
+        "ldr w1, [x0, #24]",
+        result!("x1"),
+        done!(),
+    ]);
+    // Routes that name the old one are there before it changes: they lead to nobody then.
+    let (fd, dist) = (m.gic_fd(), KVM_DEV_ARM_VGIC_GRP_DIST_REGS);
+    assert_eq!(m.cpus[0].set(MPIDR_EL1, 0x8000_0308), Ok(0));
+    assert_eq!(get(fd, dist, 0x6140).map(|v| v & 0xffff_ffff), Ok(0));
+    // So is its redistributor named.
+    let typer = KVM_DEV_ARM_VGIC_GRP_REDIST_REGS;
+    assert_eq!(
+        get(fd, typer, 0x308 << 32 | 0xc).map(|v| v & 0xffff_ffff),
+        Ok(0x308)
+    );
+    assert_eq!(get(fd, typer, 0xc), Err(EINVAL));
+    assert_eq!(m.cpu().results(), [0x308, 1, 1, 0]);
+    assert_eq!(m.exceptions(), 0);
+    Ok(())
+}
+
+fn regions_in_any_order() -> Outcome {
+    let mut m = Machine::bare();
+    for i in 0..3 {
+        m.add_cpu(i, if i == 0 { PSCI } else { PSCI | OFF });
+    }
+    let v3 = kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3;
+    let gic = m.create_device(v3, 0).expect("KVM_CREATE_DEVICE");
+    let fd = gic.as_raw_fd();
+    assert_eq!(set(fd, ADDR, DIST, kit::GICD), Ok(0));
+    let region = u64::from(KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION);
+    // Two at the top, then three below, of which one is used.
+    assert_eq!(set(fd, ADDR, region, 2 << 52 | 0x0a00_0000), Ok(0));
+    assert_eq!(set(fd, CTRL, INIT, 0), Ok(0));
+    assert_eq!(set(fd, ADDR, region, 3 << 52 | 0x0810_0000 | 1), Ok(0));
+    m.code(
+        kit::CODE,
+        guest![
+            "mov x0, #0x0a000000",
+            "ldr x1, [x0, #8]",
+            result!("x1"),
+            "mov x0, #0x0a020000",
+            "ldr x1, [x0, #8]",
+            result!("x1"),
+            "mov x0, #0x08100000",
+            "ldr x1, [x0, #8]",
+            result!("x1"),
+            done!(),
+        ],
+    );
+    let r = m.cpu().results();
+    // Affinity, number, Last.
+    let told = r.iter().map(|t| (t >> 32, t >> 8 & 0xffff, t >> 4 & 1));
+    assert_eq!(told.collect::<Vec<_>>(), [(0, 0, 0), (1, 1, 1), (2, 2, 1)]);
     Ok(())
 }
 

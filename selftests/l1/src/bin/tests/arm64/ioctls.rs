@@ -4,7 +4,7 @@
 
 use crate::harness::tests;
 use kvm_bindings::*;
-use libc::{EBADF, EEXIST, EFAULT, EINVAL, EIO, ENODEV, ENOENT, ENOEXEC, ENOTTY, ENXIO};
+use libc::{EBADF, EBUSY, EEXIST, EFAULT, EINVAL, EIO, ENODEV, ENOENT, ENOEXEC, ENOTTY, ENXIO};
 use rkvm_l1::machine::{enable, x, Cpu, Machine, OFF, PC, PSCI};
 use rkvm_l1::ram::Ram;
 use rkvm_l1::sys::{self, in_child, Arg, On, IOCTLS, UNMAPPED};
@@ -39,6 +39,7 @@ tests![
     routing_arguments,
     signal_msi_arguments,
     create_device_arguments,
+    no_gic_after_running,
     other_process,
     vm_closed_first,
     all_closed_in_every_order,
@@ -648,6 +649,16 @@ fn create_device_arguments() -> Outcome {
         sys::call(gic.as_raw_fd(), sys::CHECK_EXTENSION, 1),
         Err(ENOTTY)
     );
+    Ok(())
+}
+
+fn no_gic_after_running() -> Outcome {
+    let mut m = Machine::bare();
+    m.add_cpu(0, PSCI);
+    m.code(kit::CODE, guest![done!()]);
+    assert_eq!(m.cpu().results(), []);
+    let v3 = kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3;
+    assert_eq!(m.create_device(v3, 0).err(), Some(EBUSY));
     Ok(())
 }
 

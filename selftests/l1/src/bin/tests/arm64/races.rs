@@ -16,6 +16,7 @@ use std::time::Duration;
 tests![
     two_threads_one_vcpu,
     ioctls_while_running,
+    counters_move_only_while_stopped,
     signal_ends_run,
     immediate_exit,
     immediate_exit_completes_a_read,
@@ -144,6 +145,22 @@ fn ioctls_while_running() -> Outcome {
         goes_on(&m);
     });
     assert!(m.cpus[0].reg(PC) >= CODE);
+    Ok(())
+}
+
+fn counters_move_only_while_stopped() -> Outcome {
+    let m = Machine::new(spinner());
+    let mut offset = kvm_arm_counter_offset::default();
+    while_running(&m, never, || {
+        goes_on(&m);
+        for _ in 0..20 {
+            let r = sys::with(m.raw(), sys::ARM_SET_COUNTER_OFFSET, &mut offset);
+            assert_eq!(r, Err(libc::EBUSY));
+        }
+        goes_on(&m);
+    });
+    let r = sys::with(m.raw(), sys::ARM_SET_COUNTER_OFFSET, &mut offset);
+    assert_eq!(r, Ok(0));
     Ok(())
 }
 

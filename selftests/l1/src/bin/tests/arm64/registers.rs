@@ -20,6 +20,7 @@ tests![
     modes_that_guests_have_not,
     identity,
     firmware_registers,
+    workarounds,
     counter_can_be_set,
 ];
 
@@ -290,6 +291,69 @@ fn firmware_registers() -> Outcome {
     }
     assert_eq!(c.set(psci, 0x1_0000), Ok(0));
     assert_eq!(c.get(psci), Ok(0x1_0000));
+    Ok(())
+}
+
+/// What the firmware's registers say of the workarounds against speculation, and what the guest hears.
+fn workarounds() -> Outcome {
+    let mut m = Machine::new(guest![
+        "mov x5, #0x80000000",
+        // SMCCC_ARCH_FEATURES, of each of the three; then the calls themselves, with what is left of x4.
+        "mov x6, #0x80000000",
+        "mov x7, #0x8000",
+        "add x7, x6, x7",
+        "mov x8, #0x7fff",
+        "add x8, x6, x8",
+        "mov x9, #0x3fff",
+        "add x9, x6, x9",
+        "add x6, x6, #1",
+        "mov x4, #0x77",
+        "mov x0, x6",
+        "mov x1, x7",
+        "hvc #0",
+        result!("x0"),
+        "mov x0, x6",
+        "mov x1, x8",
+        "hvc #0",
+        result!("x0"),
+        "mov x0, x6",
+        "mov x1, x9",
+        "hvc #0",
+        result!("x0"),
+        "mov x0, x7",
+        "hvc #0",
+        result!("x0"),
+        "mov x0, x9",
+        "smc #0",
+        result!("x0"),
+        result!("x4"),
+        done!(),
+    ]);
+    let reg = |n: u64| KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_FW as u64 | n;
+    let c = &m.cpus[0];
+    let levels = [1, 2, 3].map(|n| c.reg(reg(n)));
+    for (n, level) in (1..).zip(levels) {
+        assert!(level <= if n == 2 { 3 } else { 2 }, "{n} {level}");
+        // A guest that comes from where there was less goes on here, one from where there was more does not.
+        assert_eq!(c.set(reg(n), level), Ok(0), "{n} {level}");
+        assert_eq!(c.set(reg(n), 0), Ok(0), "{n} {level}");
+        assert_eq!(c.set(reg(n), 1 << 8), Err(EINVAL), "{n} {level}");
+        if n != 2 && level < 2 {
+            assert_eq!(c.set(reg(n), level + 1), Err(EINVAL), "{n} {level}");
+        }
+        assert_eq!(c.reg(reg(n)), level);
+    }
+    // Not available, available, not required.
+    let answer = |level: u64| [u64::MAX, 0, 1][level as usize];
+    let r = m.cpu().results();
+    assert_eq!(r[0], answer(levels[0]));
+    assert_eq!(r[1] as i64, if levels[1] == 3 { -2 } else { -1 });
+    assert_eq!(r[2], answer(levels[2]));
+    // The calls do what they can, and say so.
+    for (said, level) in [(r[3], levels[0]), (r[4], levels[2])] {
+        assert_eq!(said, if level == 0 { u64::MAX } else { 0 });
+    }
+    assert_eq!(r[5], 0x77);
     Ok(())
 }
 
