@@ -7,7 +7,7 @@ use super::{
         smccc::FilterError,
         vgic::{FIRST_PPI, FIRST_SPI},
     },
-    Arm64,
+    pmu, Arm64,
 };
 use crate::{
     abi::user,
@@ -74,6 +74,7 @@ pub(crate) fn vm(vm: &Arc<Vm<Arm64>>, what: Attr, a: &rb::kvm_device_attr) -> Re
 /// As [`vm`].
 pub(crate) fn vcpu(ctx: &mut Ctx<'_, Arm64>, what: Attr, a: &rb::kvm_device_attr) -> Result {
     match a.group {
+        rb::KVM_ARM_VCPU_PMU_V3_CTRL => pmu::attr::access(ctx, what, a),
         rb::KVM_ARM_VCPU_TIMER_CTRL => timer(ctx, what, a),
         rb::KVM_ARM_VCPU_PVTIME_CTRL if a.attr == u64::from(rb::KVM_ARM_VCPU_PVTIME_IPA) => {
             let stolen = &mut ctx.vcpu.stolen;
@@ -120,11 +121,12 @@ fn timer(ctx: &mut Ctx<'_, Arm64>, what: Attr, a: &rb::kvm_device_attr) -> Resul
 /// A vCPU is about to run for the first time: from now on what has been said stays.
 ///
 /// # Errors
-/// `EINVAL`: both timers have one interrupt. What [`super::gic::Gic::check`] says.
+/// `EINVAL`: both timers have one interrupt; what [`pmu::attr::first_run`] says. What [`super::gic::Gic::check`] says.
 pub(crate) fn first_run(ctx: &mut Ctx<'_, Arm64>) -> Result {
     let vm = ctx.vm.clone();
     let limit = 1u64.checked_shl(vm.memory.config().gpa_bits);
     vm.controller.check(limit.unwrap_or(u64::MAX))?;
+    pmu::attr::first_run(ctx)?;
     {
         let _firmware = vm.family.firmware.lock();
         if vm.controller.is_created() && vm.family.virtual_ppi() == vm.family.physical_ppi() {

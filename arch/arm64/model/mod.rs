@@ -10,6 +10,7 @@ pub mod idreg;
 pub mod its;
 pub mod mmio;
 pub mod onereg;
+pub mod pmu;
 pub mod psci;
 pub mod pstate;
 pub mod smccc;
