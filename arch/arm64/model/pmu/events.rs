@@ -80,6 +80,9 @@ impl Range {
 }
 
 impl<'a> Events<'a> {
+    /// All.
+    pub const ALL: Events<'static> = Events { filter: None };
+
     /// Those of a VM with this filter; an empty one allows all.
     pub fn new(filter: &'a [u64]) -> Self {
         Events {
