@@ -253,13 +253,10 @@ impl Pmu {
 
     /// A section begins. Interrupts are off.
     pub(crate) fn load(&mut self, host_long: bool) {
-        // With nothing granted the processor itself traps EL0 to EL1; else the trap to EL2 decides.
+        // With nothing granted the processor itself traps EL0 to EL1. Else the trap to EL2 decides: EN lets all come so
+        // far, and the other bits would let QEMU's TCG read the host's counters.
         self.host_user = insn::pmuserenr();
-        let user = if self.regs.user() == 0 {
-            0
-        } else {
-            model::USER
-        };
+        let user = u64::from(self.regs.user() != 0);
         if user != self.host_user {
             insn::set_pmuserenr(user);
         }
@@ -418,7 +415,12 @@ pub(crate) fn quick(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
         r if r.is_quiet(a.write) => 32,
         _ => return false,
     };
-    if counter < 32 && !pmu.take(counter, false) {
+    let looked = match reg {
+        // An overflow may not have been told yet.
+        Reg::Overflow(_) => (0..32).all(|n| pmu.take(n, false)),
+        _ => pmu.take(counter, false),
+    };
+    if !looked {
         return false;
     }
     if a.write {

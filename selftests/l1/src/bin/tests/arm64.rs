@@ -6,6 +6,7 @@ mod gic;
 mod guest;
 mod ioctls;
 mod memory;
+mod pmu;
 mod races;
 mod registers;
 mod smp;
@@ -16,6 +17,7 @@ pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
     ("registers", registers::TESTS),
     ("gic", gic::TESTS),
     ("guest", guest::TESTS),
+    ("pmu", pmu::TESTS),
     ("smp", smp::TESTS),
     ("memory", memory::TESTS),
     ("races", races::TESTS),
