@@ -253,7 +253,8 @@ int rkvm_arm64_find_pmu(u32 cpu, struct rkvm_arm64_pmu *out)
 	u32 lo[2], hi[2];
 	int ret = -ENODEV;
 
-	if (!IS_ENABLED(CONFIG_ARM_PMUV3))
+	/* perf refuses what goes offline in the meantime. */
+	if (!IS_ENABLED(CONFIG_ARM_PMUV3) || !cpu_online(cpu))
 		return -ENODEV;
 	event = perf_event_create_kernel_counter(&attr, cpu, NULL, NULL, NULL);
 	if (IS_ERR(event))

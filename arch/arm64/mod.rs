@@ -242,14 +242,15 @@ impl Family for Arm64 {
         if !ctx.vcpu.is_final() {
             return Err(trace::refuse(EPERM, c"KVM_ARM_VCPU_FINALIZE comes first"));
         }
-        if !ctx.vcpu.started {
+        let first = !ctx.vcpu.started;
+        if first {
             attr::first_run(ctx)?;
         }
         let vm = &ctx.vm.family;
         vm.ids.start(vm.host, ctx.vm.controller.is_created());
         ctx.vcpu.refresh(vm);
         if let Some(pmu) = &mut ctx.vcpu.pmu {
-            pmu.adopt();
+            pmu.begin(first);
         }
         ctx.vcpu.run_flags = 0;
         if let Some(r) = ctx.vcpu.mmio.take() {

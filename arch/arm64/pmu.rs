@@ -81,8 +81,8 @@ pub(crate) struct Pmu {
     host_user: u64,
     /// `KVM_ARM_VCPU_PMU_V3_INIT`
     ready: bool,
-    /// The level that the interrupt controller knows.
-    line: bool,
+    /// The level that the interrupt controller was told since `KVM_RUN` began, before which user space may have changed it.
+    line: Option<bool>,
 }
 
 /// The counters in a mask.
@@ -114,7 +114,7 @@ impl Pmu {
             at_el0: 0,
             host_user: 0,
             ready: false,
-            line: false,
+            line: None,
         };
         Ok(KBox::new(new, GFP_KERNEL_ACCOUNT)?)
     }
@@ -131,18 +131,18 @@ impl Pmu {
         self.pmmir = vm.pmu.pmmir();
     }
 
-    /// A vCPU is about to run for the first time: the VM's PMU stays as it is from now on.
-    pub(crate) fn start(&mut self) {
-        self.regs.fit(&self.shape);
-        self.dirty = u64::MAX;
-    }
-
-    /// It is this thread that runs the vCPU: counters of another one's would see nothing.
-    pub(crate) fn adopt(&mut self) {
+    /// `KVM_RUN` begins. It is this thread that runs the vCPU: counters of another one's would see nothing. `first`: the
+    /// VM's PMU stays as it is from now on.
+    pub(crate) fn begin(&mut self, first: bool) {
+        self.line = None;
         let foreign = |h: &Option<Hosted>| h.as_ref().is_some_and(|h| !h.counter.is_current());
         if self.hosted.iter().any(foreign) {
             self.fold();
             self.hosted.iter_mut().for_each(|h| *h = None);
+            self.dirty = u64::MAX;
+        }
+        if first {
+            self.regs.fit(&self.shape);
             self.dirty = u64::MAX;
         }
     }
@@ -320,16 +320,15 @@ impl Pmu {
 }
 
 /// The overflow interrupt's level goes to the controller. Of the vCPU's own thread, which looks at it next; in a section
-/// or not. `always`: though it is what was told last, as user space may have changed what the controller knows.
-pub(crate) fn update_line(ctx: &mut Ctx<'_, Arm64>, always: bool) {
+/// or not.
+fn update_line(ctx: &mut Ctx<'_, Arm64>) {
     let Some(pmu) = ctx.vcpu.pmu.as_deref_mut() else {
         return;
     };
     let level = pmu.regs.line(&pmu.shape);
-    if level == pmu.line && !always {
+    if pmu.line.replace(level) == Some(level) {
         return;
     }
-    pmu.line = level;
     let (gic, cpu) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
     match ctx.core.shared.pmu_irq.load(Ordering::Relaxed) {
         0 => {}
@@ -354,7 +353,7 @@ pub(crate) fn prepare(ctx: &mut Ctx<'_, Arm64>) -> Option<UserExit> {
         }));
     }
     pmu.prepare(vm);
-    update_line(ctx, true);
+    update_line(ctx);
     None
 }
 
@@ -434,6 +433,6 @@ pub(crate) fn quick(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
             Err(model::regs::NoCounter) => return false,
         }
     }
-    update_line(ctx, false);
+    update_line(ctx);
     true
 }

@@ -141,8 +141,8 @@ fn check_init(vm: &Vm<Arm64>, ctx: &Ctx<'_, Arm64>) -> Result {
 ///
 /// # Errors
 /// `EINVAL`: its PMU is not initialized; its interrupt is a timer's, or of a kind that the VM has not.
-pub(crate) fn first_run(ctx: &mut Ctx<'_, Arm64>) -> Result {
-    let Some(pmu) = &mut ctx.vcpu.pmu else {
+pub(crate) fn first_run(ctx: &Ctx<'_, Arm64>) -> Result {
+    let Some(pmu) = &ctx.vcpu.pmu else {
         return Ok(());
     };
     if !pmu.ready {
@@ -161,7 +161,6 @@ pub(crate) fn first_run(ctx: &mut Ctx<'_, Arm64>) -> Result {
     if !fits {
         return Err(trace::invalid(c"the VM has not the PMU's interrupt"));
     }
-    pmu.start();
     Ok(())
 }
 

@@ -72,19 +72,17 @@ impl HostPmus {
     }
 }
 
-struct Setup {
-    /// Whose events it counts.
-    kind: Option<usize>,
-    /// Empty: all events.
-    filter: KVec<u64>,
-}
-
 /// A VM's.
 #[pin_data]
 pub(crate) struct VmPmu {
     host: &'static Host,
+    /// Held by who changes any of this. The filter of events; empty: all may be counted.
     #[pin]
-    setup: Mutex<Setup>,
+    filter: Mutex<KVec<u64>>,
+    /// It is not empty.
+    filtered: AtomicBool,
+    /// Whose events it counts, from 1; 0: no PMU yet.
+    kind: AtomicU32,
     /// PMCR_EL0.N
     counters: AtomicU32,
     /// PMMIR_EL1.SLOTS
@@ -100,7 +98,9 @@ impl VmPmu {
     pub(crate) fn new(host: &'static Host) -> impl PinInit<Self> {
         pin_init!(Self {
             host,
-            setup <- new_mutex!(Setup { kind: None, filter: KVec::new() }, "rkvm::VmPmu"),
+            filter <- new_mutex!(KVec::new(), "rkvm::VmPmu"),
+            filtered: AtomicBool::new(false),
+            kind: AtomicU32::new(0),
             counters: AtomicU32::new(0),
             slots: AtomicU32::new(0),
             chosen: AtomicBool::new(false),
@@ -113,29 +113,35 @@ impl VmPmu {
     /// # Errors
     /// `ENODEV`: this CPU has none.
     pub(crate) fn initialize(&self, strict: bool) -> Result {
-        let mut setup = self.setup.lock();
+        let _changing = self.filter.lock();
         self.strict.store(strict, Ordering::Relaxed);
-        if setup.kind.is_some() || strict {
+        if self.is_chosen() || strict {
             return Ok(());
         }
         let kind = self.host.pmus.of_cpu(work::cpu_hint());
         let kind = kind.ok_or_else(|| trace::refuse(ENODEV, c"this CPU has no PMU"))?;
-        self.select(&mut setup, kind);
+        self.select(kind)
+    }
+
+    fn select(&self, kind: usize) -> Result {
+        let number = u32::try_from(kind + 1)?;
+        self.kind.store(number, Ordering::Release);
+        self.counters.store(self.max(), Ordering::Relaxed);
         Ok(())
     }
 
-    fn select(&self, setup: &mut Setup, kind: usize) {
-        setup.kind = Some(kind);
-        self.counters.store(self.max(setup), Ordering::Relaxed);
+    fn index(&self) -> Option<usize> {
+        let number = usize::try_from(self.kind.load(Ordering::Acquire)).ok()?;
+        number.checked_sub(1)
     }
 
-    fn kind(&self, setup: &Setup) -> Option<&'static rb::rkvm_arm64_pmu> {
-        self.host.pmus.kinds.get(setup.kind?)
+    fn kind(&self) -> Option<&'static rb::rkvm_arm64_pmu> {
+        self.host.pmus.kinds.get(self.index()?)
     }
 
     /// Event counters at the most.
-    fn max(&self, setup: &Setup) -> u32 {
-        self.kind(setup).map_or(0, |k| k.counters.min(31))
+    fn max(&self) -> u32 {
+        self.kind().map_or(0, |k| k.counters.min(31))
     }
 
     /// With the PMU that is counted on, and what may be counted.
@@ -143,8 +149,12 @@ impl VmPmu {
         &self,
         f: impl FnOnce(Option<&rb::rkvm_arm64_pmu>, &Events<'_>) -> T,
     ) -> T {
-        let setup = self.setup.lock();
-        f(self.kind(&setup), &Events::new(&setup.filter))
+        // Most VMs have no filter, and many vCPUs.
+        if !self.filtered.load(Ordering::Acquire) {
+            return f(self.kind(), &Events::ALL);
+        }
+        let filter = self.filter.lock();
+        f(self.kind(), &Events::new(&filter))
     }
 
     /// What the guest's PMU is, with these ID_AA64DFR0_EL1 and ID_AA64PFR0_EL1.
@@ -173,7 +183,7 @@ impl VmPmu {
     /// # Errors
     /// `EINVAL`: another value. `EBUSY`: a vCPU has run.
     pub(crate) fn set_pmmir(&self, vm: &VmState, value: u64) -> Result {
-        let _setup = self.setup.lock();
+        let _changing = self.filter.lock();
         let now = self.pmmir();
         if value == now {
             return Ok(());
@@ -193,11 +203,11 @@ impl VmPmu {
 
     /// User space sets PMCR_EL0: its N, if that can still be.
     pub(crate) fn set_pmcr_n(&self, vm: &VmState, value: u64) {
-        let setup = self.setup.lock();
+        let _changing = self.filter.lock();
         let n = u32::try_from((value & pmcr::N) >> pmcr::N_SHIFT).unwrap_or(0);
         // More than there are is ignored, as is a change that comes late.
         let free = !self.strict.load(Ordering::Relaxed) && !vm.ran.load(Ordering::Acquire);
-        if free && n <= self.max(&setup) {
+        if free && n <= self.max() {
             self.counters.store(n, Ordering::Relaxed);
         }
     }
@@ -207,8 +217,8 @@ impl VmPmu {
     /// # Errors
     /// `EINVAL`: no PMU, or it has fewer. `EBUSY`: a vCPU has run.
     pub(super) fn set_counters(&self, vm: &VmState, n: u32) -> Result {
-        let setup = self.setup.lock();
-        if n > self.max(&setup) || setup.kind.is_none() {
+        let _changing = self.filter.lock();
+        if n > self.max() || !self.is_chosen() {
             return Err(trace::invalid(c"the host's PMU has fewer counters"));
         }
         if vm.ran.load(Ordering::Acquire) {
@@ -223,17 +233,17 @@ impl VmPmu {
     /// # Errors
     /// `ENXIO`: no such PMU. `EBUSY`: a vCPU has run, or events are filtered and it is another one.
     pub(super) fn choose(&self, vm: &VmState, number: u32) -> Result {
-        let mut setup = self.setup.lock();
+        let filter = self.filter.lock();
         let is = |k: &rb::rkvm_arm64_pmu| k.type_ == number;
         let kind = self.host.pmus.kinds.iter().position(is);
         let kind = kind.ok_or_else(|| trace::refuse(ENXIO, c"the host has no such PMU"))?;
-        let filtered = !setup.filter.is_empty() && setup.kind != Some(kind);
+        let filtered = !filter.is_empty() && self.index() != Some(kind);
         if vm.ran.load(Ordering::Acquire) || filtered {
             return Err(trace::refuse(EBUSY, c"the PMU is in use already"));
         }
-        self.select(&mut setup, kind);
+        self.select(kind)?;
         self.chosen.store(true, Ordering::Relaxed);
-        if let Some(k) = self.kind(&setup) {
+        if let Some(k) = self.kind() {
             if self.strict.load(Ordering::Relaxed) {
                 self.slots.store(k.slots, Ordering::Relaxed);
             }
@@ -253,28 +263,29 @@ impl VmPmu {
         .last_event();
         let range = Range::new(f.base_event, f.nevents, f.action, last)
             .map_err(|_| trace::invalid(c"no such range of events, or action"))?;
-        let mut setup = self.setup.lock();
+        let mut filter = self.filter.lock();
         if vm.ran.load(Ordering::Acquire) {
             return Err(trace::refuse(EBUSY, c"a vCPU has run"));
         }
-        if setup.kind.is_none() {
+        if !self.is_chosen() {
             return Err(trace::refuse(ENXIO, c"no PMU is chosen"));
         }
-        if setup.filter.is_empty() {
-            setup.filter = KVec::from_elem(0, WORDS, GFP_KERNEL_ACCOUNT)?;
-            range.begin(&mut setup.filter);
+        if filter.is_empty() {
+            *filter = KVec::from_elem(0, WORDS, GFP_KERNEL_ACCOUNT)?;
+            range.begin(&mut filter);
         }
-        range.apply(&mut setup.filter);
+        range.apply(&mut filter);
+        self.filtered.store(true, Ordering::Release);
         Ok(())
     }
 
     /// There is one to count on.
     pub(super) fn is_chosen(&self) -> bool {
-        self.setup.lock().kind.is_some()
+        self.kind.load(Ordering::Acquire) != 0
     }
 
     /// vCPUs cannot run on this CPU: it has another PMU than the one that was chosen.
     pub(crate) fn refuses(&self, cpu: u32) -> bool {
-        self.chosen.load(Ordering::Relaxed) && self.host.pmus.of_cpu(cpu) != self.setup.lock().kind
+        self.chosen.load(Ordering::Relaxed) && self.host.pmus.of_cpu(cpu) != self.index()
     }
 }
