@@ -47,7 +47,7 @@ pub(crate) struct Counter<T: Overflow> {
 unsafe impl<T: Overflow> Send for Counter<T> {}
 
 impl<T: Overflow> Counter<T> {
-    unsafe extern "C" fn overflow(context: *mut c_void, nmi: bool) {
+    extern "C" fn overflow(context: *mut c_void, nmi: bool) {
         // SAFETY: By the type's invariants the `Arc` is not taken back while the event lives, which calls this.
         let told = unsafe { <Arc<T> as ForeignOwnable>::borrow(context) };
         told.overflow(nmi);
