@@ -18,5 +18,6 @@
 #include "helpers_trace.h"
 #include "helpers_mm.h"
 #include "helpers_irq.h"
+#include "helpers_perf.h"
 
 #endif

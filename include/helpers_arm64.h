@@ -47,4 +47,16 @@ void rkvm_arm64_irqs_on(void);
 void rkvm_arm64_irqs_off(void);
 int rkvm_arm64_vtimer_active(bool active);
 
+/* A PMU of the host's CPUs. */
+struct rkvm_arm64_pmu {
+	u64 pmceid[2];	/* PMCEID0_EL0, PMCEID1_EL0 */
+	u32 type;	/* its number in the kernel */
+	u32 version;	/* ID_AA64DFR0_EL1.PMUVer */
+	u32 counters;	/* event counters */
+	u32 slots;	/* PMMIR_EL1.SLOTS */
+};
+
+/* That of a CPU; -ENODEV: it is not known, or no PMUv3. May sleep. */
+int rkvm_arm64_find_pmu(u32 cpu, struct rkvm_arm64_pmu *pmu);
+
 #endif

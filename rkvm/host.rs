@@ -9,6 +9,8 @@ pub(crate) mod hw_page;
 pub(crate) mod kick;
 pub(crate) mod mm;
 pub(crate) mod percpu;
+#[allow(dead_code, reason = "not all families ask")]
+pub(crate) mod perf;
 pub(crate) mod power;
 pub(crate) mod rcu_slot;
 pub(crate) mod run_page;

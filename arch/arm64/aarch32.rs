@@ -16,7 +16,8 @@ use super::{
             Action, Class,
         },
     },
-    psci, sysreg,
+    psci,
+    sysreg::{self, Served},
     vcpu::Vcpu,
     Arm64,
 };
@@ -78,10 +79,16 @@ fn condition_holds(ctx: &Ctx<'_, Arm64>) -> bool {
 
 /// A coprocessor access.
 pub(crate) fn coprocessor(ctx: &mut Ctx<'_, Arm64>, s: Syndrome) {
-    if !condition_holds(ctx) || access(ctx, s) {
-        ctx.vcpu.advance();
+    let served = if condition_holds(ctx) {
+        access(ctx, s)
     } else {
-        ctx.vcpu.undefined();
+        Served::Done
+    };
+    match served {
+        Served::Done => ctx.vcpu.advance(),
+        Served::Trapped if !ctx.vcpu.aarch32() => super::run::trapped(ctx.vcpu),
+        // An EL1 that is AArch32 has no syndrome for it.
+        Served::Trapped | Served::Undefined => ctx.vcpu.undefined(),
     }
 }
 
@@ -101,15 +108,14 @@ pub(crate) fn smc(ctx: &mut Ctx<'_, Arm64>) -> Result<Next<UserExit>> {
     }
 }
 
-/// False: there is nothing behind it.
-fn access(ctx: &mut Ctx<'_, Arm64>, s: Syndrome) -> bool {
+fn access(ctx: &mut Ctx<'_, Arm64>, s: Syndrome) -> Served {
     let (mapped, rt, rt2, write) = match s {
         Syndrome::Cp15(a) => (cp::cp15(&a), a.rt, None, a.write),
         Syndrome::Cp14(a) => (cp::cp14(&a), a.rt, None, a.write),
         Syndrome::VmrsId(a) => (cp::vmrs(&a), a.rt, None, a.write),
         Syndrome::Cp15Pair(a) => (cp::cp15_pair(&a), a.rt, Some(a.rt2), a.write),
         Syndrome::Cp14Pair(a) => (cp::cp14_pair(&a), a.rt, Some(a.rt2), a.write),
-        _ => return false,
+        _ => return Served::Undefined,
     };
     let pstate = ctx.vcpu.run.pstate;
     let (rt, rt2) = (
@@ -124,14 +130,14 @@ fn access(ctx: &mut Ctx<'_, Arm64>, s: Syndrome) -> bool {
         Mapped::Register(r) => (Some(r), false),
         Mapped::Upper(r) => (Some(r), true),
         Mapped::RazWi | Mapped::Dbgdidr | Mapped::DscrInt => (None, false),
-        Mapped::Undefined => return false,
+        Mapped::Undefined => return Served::Undefined,
     };
     let row = match reg {
         None => None,
         Some(r) => {
             let a = SysregAccess { reg: r, rt, write };
             match trap::decide32(&a, &ctx.vcpu.ids.features) {
-                Action::Undefined => return false,
+                Action::Undefined => return Served::Undefined,
                 Action::RazWi => None,
                 Action::Serve(class) => Some((r, class)),
             }
@@ -140,7 +146,7 @@ fn access(ctx: &mut Ctx<'_, Arm64>, s: Syndrome) -> bool {
     if write {
         let low = ctx.vcpu.x(rt) & LOW;
         let Some((r, class)) = row else {
-            return true;
+            return Served::Done;
         };
         let v = match (rt2, class) {
             (_, Class::OsLock) => cp::os_lock_key(low),
@@ -148,16 +154,16 @@ fn access(ctx: &mut Ctx<'_, Arm64>, s: Syndrome) -> bool {
             // The other half is another register's.
             (None, Class::Debug | Class::Vm) => match ctx.vcpu.sys(r) {
                 Some(old) => cp::with_half(*old, upper, low),
-                None => return false,
+                None => return Served::Undefined,
             },
             (None, _) => low,
         };
-        return sysreg::write(ctx, r, class, v);
+        return sysreg::write(ctx, r, class, v, rt2.is_none());
     }
     let v = match (row, mapped) {
         (Some((r, class)), _) => match sysreg::read(ctx, r, class) {
-            Some(v) => v,
-            None => return false,
+            Ok(v) => v,
+            Err(why) => return why,
         },
         (None, Mapped::Dbgdidr) => u64::from(cp::dbgdidr(
             ctx.vcpu.ids.get(Sysreg::ID_AA64DFR0_EL1),
@@ -176,5 +182,5 @@ fn access(ctx: &mut Ctx<'_, Arm64>, s: Syndrome) -> bool {
         }
         None => {}
     }
-    true
+    Served::Done
 }

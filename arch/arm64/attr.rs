@@ -7,7 +7,7 @@ use super::{
         smccc::FilterError,
         vgic::{FIRST_PPI, FIRST_SPI},
     },
-    Arm64,
+    pmu, Arm64,
 };
 use crate::{
     abi::user,
@@ -74,6 +74,7 @@ pub(crate) fn vm(vm: &Arc<Vm<Arm64>>, what: Attr, a: &rb::kvm_device_attr) -> Re
 /// As [`vm`].
 pub(crate) fn vcpu(ctx: &mut Ctx<'_, Arm64>, what: Attr, a: &rb::kvm_device_attr) -> Result {
     match a.group {
+        rb::KVM_ARM_VCPU_PMU_V3_CTRL => pmu::attr::access(ctx, what, a),
         rb::KVM_ARM_VCPU_TIMER_CTRL => timer(ctx, what, a),
         rb::KVM_ARM_VCPU_PVTIME_CTRL if a.attr == u64::from(rb::KVM_ARM_VCPU_PVTIME_IPA) => {
             let stolen = &mut ctx.vcpu.stolen;
@@ -117,19 +118,22 @@ fn timer(ctx: &mut Ctx<'_, Arm64>, what: Attr, a: &rb::kvm_device_attr) -> Resul
     }
 }
 
-/// The first of a VM's vCPUs is about to run: from now on what has been said stays.
+/// The first of a VM's vCPUs, or a vCPU with a PMU for the first time, is about to run: from now on what has been said stays.
 ///
 /// # Errors
-/// `EINVAL`: both timers have one interrupt. What [`super::gic::Gic::check`] says.
-pub(crate) fn first_run(vm: &Vm<Arm64>) -> Result {
-    let (v, gic) = (&vm.family, &vm.controller);
+/// `EINVAL`: both timers have one interrupt. What [`super::gic::Gic::check`] and [`pmu::attr::first_run`] say.
+pub(crate) fn first_run(ctx: &Ctx<'_, Arm64>) -> Result {
+    let (vm, v, gic) = (&ctx.vm, &ctx.vm.family, &ctx.vm.controller);
     let _firmware = v.firmware.lock();
     if v.ran.load(Ordering::Acquire) {
-        return Ok(());
+        return pmu::attr::first_run(ctx);
     }
     if gic.is_created() {
         let limit = 1u64.checked_shl(vm.memory.config().gpa_bits);
         gic.check(limit.unwrap_or(u64::MAX))?;
+    }
+    pmu::attr::first_run(ctx)?;
+    if gic.is_created() {
         if v.virtual_ppi() == v.physical_ppi() {
             return Err(trace::invalid(c"both timers have one interrupt"));
         }

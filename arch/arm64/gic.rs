@@ -519,8 +519,8 @@ impl Gic {
         Some((self.cpu_at(index)?, at))
     }
 
-    /// The timers' lines, each with its PPI, have these levels. Of the vCPU's own thread, which looks at them next.
-    pub(crate) fn set_timers(&self, cpu: &Cpu, lines: [(u32, bool); 2]) {
+    /// PPIs of the vCPU's timers and of its PMU have these levels. Of the vCPU's own thread, which looks at them next.
+    pub(crate) fn set_lines<const N: usize>(&self, cpu: &Cpu, lines: [(u32, bool); N]) {
         let private = &mut cpu.state.lock().private;
         for (ppi, level) in lines {
             // It is a PPI: user space can choose no other.
@@ -592,8 +592,9 @@ pub(crate) fn irq_line(vm: &crate::vm::Vm<Arm64>, number: u32, level: bool) -> R
         PPI if (vgic::FIRST_PPI..vgic::FIRST_SPI).contains(&intid) => {
             let c = vm.vcpus.get(index);
             let c = c.ok_or_else(|| trace::invalid(c"no such vCPU"))?;
-            // The timers' lines are the timers' own.
-            if [vm.family.virtual_ppi(), vm.family.physical_ppi()].contains(&intid) {
+            // The timers' lines are the timers' own, and the PMU's is its.
+            let pmus = c.shared.pmu_irq.load(Ordering::Relaxed);
+            if vm.family.is_timers(intid) || pmus == intid {
                 return Ok(0);
             }
             gic.set_ppi(&c.shared.gic, intid, level);

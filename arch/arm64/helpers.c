@@ -15,6 +15,9 @@
 #include <linux/of.h>
 #include <linux/of_irq.h>
 #include <linux/percpu.h>
+#include <linux/perf/arm_pmu.h>
+#include <linux/perf/arm_pmuv3.h>
+#include <linux/perf_event.h>
 #include <linux/random.h>
 #include <linux/sched.h>
 #include <linux/timekeeping.h>
@@ -359,4 +362,46 @@ void rkvm_arm64_irqs_off(void)
 int rkvm_arm64_vtimer_active(bool active)
 {
 	return irq_set_irqchip_state(requested.vtimer, IRQCHIP_STATE_ACTIVE, active);
+}
+
+/*
+ * The kernel tells modules of no PMU, but an event that is made of a number of the CPU's own has found it: only a
+ * struct arm_pmu takes such on arm64.
+ */
+int rkvm_arm64_find_pmu(u32 cpu, struct rkvm_arm64_pmu *out)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_RAW,
+		.size = sizeof(attr),
+		.config = ARMV8_PMUV3_PERFCTR_CPU_CYCLES,
+		.disabled = 1,
+	};
+	struct perf_event *event;
+	struct arm_pmu *pmu;
+	u32 lo[2], hi[2];
+	int ret = -ENODEV;
+
+	/* perf refuses what goes offline in the meantime. */
+	if (!IS_ENABLED(CONFIG_ARM_PMUV3) || !cpu_online(cpu))
+		return -ENODEV;
+	event = perf_event_create_kernel_counter(&attr, cpu, NULL, NULL, NULL);
+	if (IS_ERR(event))
+		return PTR_ERR(event);
+	pmu = to_arm_pmu(event->pmu);
+	/* PMUs that are not Arm's, and say nothing of PMUv3, are no use. */
+	if (pmuv3_implemented(pmu->pmuver) && !pmu->map_pmuv3_event &&
+	    cpumask_test_cpu(cpu, &pmu->supported_cpus)) {
+		bitmap_to_arr32(lo, pmu->pmceid_bitmap, ARMV8_PMUV3_MAX_COMMON_EVENTS);
+		bitmap_to_arr32(hi, pmu->pmceid_ext_bitmap, ARMV8_PMUV3_MAX_COMMON_EVENTS);
+		*out = (struct rkvm_arm64_pmu) {
+			.pmceid = { (u64)hi[0] << 32 | lo[0], (u64)hi[1] << 32 | lo[1] },
+			.type = event->pmu->type,
+			.version = pmu->pmuver,
+			.counters = bitmap_weight(pmu->cntr_mask, 31),
+			.slots = pmu->reg_pmmir & 0xff,
+		};
+		ret = 0;
+	}
+	perf_event_release_kernel(event);
+	return ret;
 }

@@ -13,6 +13,7 @@ use super::{
         sve::Lengths,
         sysreg::Sysreg,
     },
+    pmu::vm::HostPmus,
     vmid::Vmids,
 };
 use crate::{bindings as rb, host::percpu::PerCpu};
@@ -64,6 +65,8 @@ pub(crate) struct Host {
     pub(crate) irqs: rb::rkvm_arm64_irqs,
     /// By CPU: which vCPU ran there last, as [`super::vcpu::Vcpu`] numbers them.
     pub(crate) last: PerCpu<AtomicU64>,
+    /// PMUs of its CPUs.
+    pub(crate) pmus: HostPmus,
     /// The hardware's VMIDs.
     pub(crate) vmids: Pin<KBox<Vmids>>,
 }
@@ -194,6 +197,10 @@ impl Host {
                 self.pauth,
                 1 << rb::KVM_ARM_VCPU_PTRAUTH_ADDRESS | 1 << rb::KVM_ARM_VCPU_PTRAUTH_GENERIC,
             )
+            | when(
+                self.pmus.any(),
+                1 << rb::KVM_ARM_VCPU_PMU_V3 | 1 << rb::KVM_ARM_VCPU_PMU_V3_STRICT,
+            )
             | when(self.sve_lengths().max() > 0, 1 << rb::KVM_ARM_VCPU_SVE)
     }
 
@@ -235,6 +242,7 @@ impl Host {
             insn::ftr(Sysreg::ID_AA64PFR0_EL1),
             insn::ftr(Sysreg::ID_AA64MMFR3_EL1),
         );
+        let pmus = HostPmus::find_out(insn::ftr(Sysreg::ID_AA64DFR0_EL1))?;
         let isar = [Sysreg::ID_AA64ISAR1_EL1, Sysreg::ID_AA64ISAR2_EL1].map(insn::ftr);
         let hcrx = field(mmfr1, 40) >= 1;
         let evt = field(insn::ftr(Sysreg::ID_AA64MMFR2_EL1), 56);
@@ -262,6 +270,7 @@ impl Host {
             counter_hz: insn::counter_frequency().max(1),
             irqs,
             last,
+            pmus,
             vmids,
         });
         Self::get()

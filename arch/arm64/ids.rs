@@ -25,6 +25,7 @@ pub(crate) const fn has(features: u32, bit: u32) -> bool {
 fn config(host: &Host, features: u32) -> Config {
     Config {
         gic: true,
+        pmu: has(features, rb::KVM_ARM_VCPU_PMU_V3).then_some(host.pmus.limit()),
         sve: has(features, rb::KVM_ARM_VCPU_SVE),
         pauth: has(features, rb::KVM_ARM_VCPU_PTRAUTH_ADDRESS),
         aarch32_el0: host.aarch32_el0,

@@ -71,10 +71,12 @@ pub(crate) fn isb() {
 mod controls;
 mod debug;
 mod el1;
+mod pmu;
 
 pub(crate) use controls::{GuestControls, HostControls};
 pub(crate) use debug::Debug;
 pub(crate) use el1::{dbgvcr, load_dbgvcr, Banked, El1, El1Later, HostEl0};
+pub(crate) use pmu::{count_el0, pmuserenr, set_pmuserenr};
 
 /// HCR_EL2: while a guest is loaded, VSE tells that an SError waits for it.
 #[inline]
@@ -312,6 +314,14 @@ pub(crate) fn ftr(r: Sysreg) -> u64 {
 pub(crate) fn find_irqs(irqs: &mut rb::rkvm_arm64_irqs) -> Result {
     // SAFETY: Reads the device tree, fills the structure.
     to_result(unsafe { rb::rkvm_arm64_find_irqs(irqs) })
+}
+
+/// The PMU of a CPU; `None`: no PMUv3 that the kernel knows. Sleeps.
+pub(crate) fn find_pmu(cpu: u32) -> Option<rb::rkvm_arm64_pmu> {
+    let mut pmu = rb::rkvm_arm64_pmu::default();
+    // SAFETY: Task context; fills the structure.
+    let found = unsafe { rb::rkvm_arm64_find_pmu(cpu, &mut pmu) };
+    (found == 0).then_some(pmu)
 }
 
 /// Takes them, as long as this exists.

@@ -12,7 +12,9 @@ use super::{
         idreg,
         sve::Layout,
     },
-    onereg, psci,
+    onereg,
+    pmu::Pmu,
+    psci,
     shared::power,
     vcpu::Vcpu,
     Arm64,
@@ -174,7 +176,18 @@ fn initialize(ctx: &mut Ctx<'_, Arm64>, init: &rb::kvm_vcpu_init) -> Result<isiz
             c"pointer authentication is of both kinds or none",
         ));
     }
+    let pmu = has(features, rb::KVM_ARM_VCPU_PMU_V3);
+    let strict = has(features, rb::KVM_ARM_VCPU_PMU_V3_STRICT);
+    if strict && !pmu {
+        return Err(trace::invalid(c"a strict PMU is one"));
+    }
     vm.family.ids.initialize(host, features & !POWER_OFF)?;
+    if pmu {
+        vm.family.pmu.initialize(strict)?;
+        if ctx.vcpu.pmu.is_none() {
+            ctx.vcpu.pmu = Some(Pmu::new(&ctx.core.kick)?);
+        }
+    }
     ctx.vcpu.initialize(&vm.family, features & !POWER_OFF);
     let off = features & POWER_OFF != 0;
     ctx.core

@@ -23,6 +23,7 @@ mod lpi;
 )]
 pub(crate) mod model;
 mod onereg;
+mod pmu;
 mod psci;
 mod quick;
 mod run;
@@ -52,7 +53,7 @@ use crate::{
 };
 use core::{
     mem::offset_of,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 use exit::UserExit;
 use kernel::{prelude::*, sync::Arc};
@@ -136,6 +137,7 @@ impl Family for Arm64 {
             rb::KVM_CAP_ARM_VM_IPA_SIZE => host.pa_bits as i32,
             rb::KVM_CAP_ARM_PTRAUTH_ADDRESS | rb::KVM_CAP_ARM_PTRAUTH_GENERIC => host.pauth.into(),
             rb::KVM_CAP_ARM_SVE => (host.sve_lengths().max() > 0).into(),
+            rb::KVM_CAP_ARM_PMU_V3 | rb::KVM_CAP_ARM_PMU_V3_STRICT => host.pmus.any().into(),
             rb::KVM_CAP_ARM_INJECT_SERROR_ESR => host.ras.into(),
             rb::KVM_CAP_GUEST_DEBUG_HW_BPS => host.debug.0.into(),
             rb::KVM_CAP_GUEST_DEBUG_HW_WPS => host.debug.1.into(),
@@ -221,7 +223,13 @@ impl Family for Arm64 {
             big_endian: AtomicBool::new(false),
         };
         let mpidr = AtomicU64::new(model::trap::mpidr(id));
-        Ok((v, Shared { gic, power, mpidr }))
+        let shared = Shared {
+            gic,
+            power,
+            mpidr,
+            pmu_irq: AtomicU32::new(0),
+        };
+        Ok((v, shared))
     }
 
     fn vcpu_ioctl(ctx: &mut Ctx<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
@@ -240,11 +248,15 @@ impl Family for Arm64 {
         if !ctx.vcpu.is_final() {
             return Err(trace::refuse(EPERM, c"KVM_ARM_VCPU_FINALIZE comes first"));
         }
+        let first = ctx.vcpu.pmu.as_ref().is_some_and(|p| p.is_new());
         let vm = &ctx.vm.family;
-        if !vm.ran.load(Ordering::Acquire) {
-            attr::first_run(ctx.vm)?;
+        if first || !vm.ran.load(Ordering::Acquire) {
+            attr::first_run(ctx)?;
         }
         ctx.vcpu.refresh(vm);
+        if let Some(pmu) = &mut ctx.vcpu.pmu {
+            pmu.begin();
+        }
         ctx.vcpu.run_flags = 0;
         if let Some(r) = ctx.vcpu.mmio.take() {
             if !r.write {
@@ -274,6 +286,9 @@ impl Family for Arm64 {
             _ => return Ok(Poll::Block),
         };
         let vm = ctx.vm.clone();
+        if let Some(refused) = pmu::prepare(ctx) {
+            return Ok(Poll::ToUser(refused));
+        }
         let (gic, cpu) = (&*vm.controller, &*ctx.core.shared.gic);
         ctx.vcpu.update_timers(&vm.family, gic, cpu);
         if ctx.vcpu.waiting || suspended {
@@ -305,7 +320,11 @@ impl Family for Arm64 {
         };
         let (gic, cpu) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
         ctx.vcpu.update_timers(&ctx.vm.family, gic, cpu);
-        !(ctx.vcpu.waiting || suspended) || gic.pending(cpu) || ctx.vcpu.serror.is_some()
+        let overflow = ctx.vcpu.pmu.as_ref().is_some_and(|p| p.is_due());
+        !(ctx.vcpu.waiting || suspended)
+            || overflow
+            || gic.pending(cpu)
+            || ctx.vcpu.serror.is_some()
     }
 
     fn section_begins(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {

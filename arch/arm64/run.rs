@@ -20,7 +20,10 @@ use super::{
         vgic::FIRST_SPI,
         walk::Tables,
     },
-    psci, quick, Arm64,
+    psci, quick,
+    sysreg::{self, Served},
+    vcpu::Vcpu,
+    Arm64,
 };
 use crate::{
     abi::{
@@ -163,7 +166,7 @@ pub(crate) fn handle(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>, exit: Slow) -> A
             psci::call(ctx, true)
         }
         Syndrome::Sysreg(a) => {
-            sysreg(ctx, a);
+            system_register(ctx, a);
             REENTER
         }
         Syndrome::Debug(d) => Ok(Next::ToUser(debug_exit(ctx, &d))),
@@ -203,26 +206,34 @@ fn debug_exit(ctx: &mut Ctx<'_, Arm64>, d: &Debug) -> UserExit {
 }
 
 /// A trapped system register.
-fn sysreg(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) {
-    let handled = super::sysreg::access(ctx, a);
-    if handled {
-        ctx.vcpu.advance();
-    } else {
-        if trace::may_log() {
-            pr_info!(
-                "vCPU {}: no such system register for the guest: {:#06x}\n",
-                ctx.core.id,
-                a.reg.bits()
-            );
-        }
-        let v = &mut *ctx.vcpu;
-        let trap = trap::reported_as_trap(a.reg, v.ids.get(Sysreg::ID_AA64MMFR2_EL1));
-        v.raise(if trap {
-            Exception::sync(v.run.esr)
-        } else {
-            Exception::undefined()
-        });
+fn system_register(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) {
+    match sysreg::access(ctx, a) {
+        Served::Done => ctx.vcpu.advance(),
+        Served::Undefined => undefined(ctx, a),
+        Served::Trapped => trapped(ctx.vcpu),
     }
+}
+
+/// EL1 has asked for this exception: its syndrome is the one that came to EL2.
+pub(super) fn trapped(v: &mut Vcpu) {
+    v.raise(Exception::sync(v.run.esr));
+}
+
+fn undefined(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) {
+    if trace::may_log() {
+        pr_info!(
+            "vCPU {}: no such system register for the guest: {:#06x}\n",
+            ctx.core.id,
+            a.reg.bits()
+        );
+    }
+    let v = &mut *ctx.vcpu;
+    let trap = trap::reported_as_trap(a.reg, v.ids.get(Sysreg::ID_AA64MMFR2_EL1));
+    v.raise(if trap {
+        Exception::sync(v.run.esr)
+    } else {
+        Exception::undefined()
+    });
 }
 
 fn slow_fault(

@@ -4,7 +4,7 @@
 
 use super::gic;
 use crate::host::kick::Kick;
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use kernel::{
     impl_has_hr_timer,
     prelude::*,
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) power: Power,
     /// MPIDR_EL1: how it is addressed.
     pub(crate) mpidr: AtomicU64,
+    /// The INTID of its PMU's overflows; 0: none (`KVM_ARM_VCPU_PMU_V3_IRQ`).
+    pub(crate) pmu_irq: AtomicU32,
 }
 
 /// A request of another vCPU's, by PSCI.

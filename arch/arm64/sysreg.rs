@@ -12,6 +12,7 @@ use super::{
         trap::{self, Action, Class, Timer, TimerReg},
         vgic::{SgiReg, FIRST_SPI},
     },
+    pmu,
     shared::Shared,
     vcpu::Vcpu,
     vm::VmState,
@@ -21,29 +22,39 @@ use crate::{family::Ctx, host::trace};
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 
-/// A guest's access that trapped. False: the register is undefined for it.
-pub(crate) fn access(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
+/// What has become of an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// It is made.
+    Done,
+    /// The register is undefined for the guest.
+    Undefined,
+    /// EL1 has it trap.
+    Trapped,
+}
+
+/// A guest's access that trapped.
+pub(crate) fn access(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> Served {
     let class = match trap::decide(&a, &ctx.vcpu.ids.features) {
-        Action::Undefined => return false,
+        Action::Undefined => return Served::Undefined,
         Action::RazWi => {
             if !a.write {
                 ctx.vcpu.set_x(a.rt, 0);
             }
-            return true;
+            return Served::Done;
         }
         Action::Serve(class) => class,
     };
     if a.write {
         let v = ctx.vcpu.x(a.rt);
-        write(ctx, a.reg, class, v)
-    } else {
-        match read(ctx, a.reg, class) {
-            Some(v) => {
-                ctx.vcpu.set_x(a.rt, v);
-                true
-            }
-            None => false,
+        return write(ctx, a.reg, class, v, false);
+    }
+    match read(ctx, a.reg, class) {
+        Ok(v) => {
+            ctx.vcpu.set_x(a.rt, v);
+            Served::Done
         }
+        Err(why) => why,
     }
 }
 
@@ -58,32 +69,50 @@ pub(crate) fn quick(ctx: &mut Ctx<'_, Arm64>, a: SysregAccess) -> bool {
             let (gic, own) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
             gic.send_sgi(own, SgiReg::Sgi1r, value);
         }
+        (Action::Serve(Class::Pmu), _) => return pmu::quick(ctx, a),
         _ => return false,
     }
     true
 }
 
-/// A register of this class, which the guest may read; `None`: it is not there.
-pub(super) fn read(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class) -> Option<u64> {
+/// A register of this class, which the guest may read.
+pub(super) fn read(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class) -> Result<u64, Served> {
+    if class == Class::Pmu {
+        return pmu::access(ctx, r, None);
+    }
     let v = &mut *ctx.vcpu;
-    Some(match class {
+    Ok(match class {
         Class::Id | Class::Implementation => v.ids.get(r),
         Class::DebugAuth => insn::debug_auth(),
         Class::Ccsidr => {
-            let selected = idreg::cache::selected(*v.sys(Sysreg::CSSELR_EL1)?);
+            let csselr = *v.sys(Sysreg::CSSELR_EL1).ok_or(Served::Undefined)?;
+            let selected = idreg::cache::selected(csselr);
             // What selects no cache is unknown.
             let of = selected.and_then(|n| v.ccsidr.get(usize::from(n)));
             u64::from(of.copied().unwrap_or(0))
         }
         Class::Timer(t, reg) => timer(v, &ctx.vm.family, t, reg),
-        Class::Gic => (ctx.vm.controller).read_sysreg(&ctx.core.shared.gic, r)?,
-        _ => *v.sys(r)?,
+        Class::Gic => (ctx.vm.controller)
+            .read_sysreg(&ctx.core.shared.gic, r)
+            .ok_or(Served::Undefined)?,
+        _ => *v.sys(r).ok_or(Served::Undefined)?,
     })
 }
 
-/// The guest writes it. False: it is not there.
-pub(super) fn write(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class, value: u64) -> bool {
+/// The guest writes it. `low`: AArch32 writes 32 bits of a register that has more.
+pub(super) fn write(
+    ctx: &mut Ctx<'_, Arm64>,
+    r: Sysreg,
+    class: Class,
+    value: u64,
+    low: bool,
+) -> Served {
     match class {
+        Class::Pmu => {
+            return pmu::access(ctx, r, Some((value, low)))
+                .err()
+                .unwrap_or(Served::Done)
+        }
         // Nothing is cached beside the host's own caches, which are coherent.
         Class::SetWay | Class::Actlr => {}
         Class::OsLock => {
@@ -93,7 +122,7 @@ pub(super) fn write(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class, value: u6
         // Level and InD.
         Class::Csselr => match ctx.vcpu.sys(r) {
             Some(s) => *s = value & 0xf,
-            None => return false,
+            None => return Served::Undefined,
         },
         Class::Gic => {
             let gic = ctx.vm.controller.clone();
@@ -103,24 +132,25 @@ pub(super) fn write(ctx: &mut Ctx<'_, Arm64>, r: Sysreg, class: Class, value: u6
                     for intid in gic.deactivate(cpu, value).iter() {
                         ctx.vm.irq.ack(0, intid.wrapping_sub(FIRST_SPI));
                     }
-                    return true;
+                    return Served::Done;
                 }
                 Sysreg::ICC_SGI1R_EL1 => SgiReg::Sgi1r,
                 Sysreg::ICC_ASGI1R_EL1 => SgiReg::Asgi1r,
                 Sysreg::ICC_SGI0R_EL1 => SgiReg::Sgi0r,
                 // System registers, and nothing else.
-                Sysreg::ICC_SRE_EL1 => return true,
-                _ => return gic.write_sysreg(cpu, r, value),
+                Sysreg::ICC_SRE_EL1 => return Served::Done,
+                _ if gic.write_sysreg(cpu, r, value) => return Served::Done,
+                _ => return Served::Undefined,
             };
             gic.send_sgi(cpu, reg, value);
         }
         Class::Timer(t, reg) => set_timer(ctx.vcpu, &ctx.vm.family, t, reg, value),
         _ => match ctx.vcpu.sys(r) {
             Some(s) => *s = value,
-            None => return false,
+            None => return Served::Undefined,
         },
     }
-    true
+    Served::Done
 }
 
 fn timer(v: &Vcpu, vm: &VmState, t: Timer, reg: TimerReg) -> u64 {
@@ -185,6 +215,9 @@ impl Vcpu {
         Ok(match row.class {
             Class::Id | Class::Implementation => vm.ids.get(r),
             Class::Timer(t, reg) => timer(self, vm, t, reg),
+            Class::Pmu => (self.pmu.as_mut())
+                .and_then(|p| p.user_read(vm, r))
+                .ok_or(ENOENT)?,
             _ if r == Sysreg::MPIDR_EL1 => shared.mpidr.load(Ordering::Relaxed),
             _ => *self.sys(r).ok_or(ENOENT)?,
         })
@@ -220,6 +253,7 @@ impl Vcpu {
                 offset.store(insn::counter().wrapping_sub(value), Ordering::Relaxed);
             }
             Class::Timer(t, reg) => set_timer(self, vm, t, reg, value),
+            Class::Pmu => self.pmu.as_mut().ok_or(ENOENT)?.user_write(vm, r, value)?,
             _ if r == Sysreg::MPIDR_EL1 => {
                 shared.mpidr.store(value, Ordering::Relaxed);
                 gic.set_affinity(&shared.gic, value);

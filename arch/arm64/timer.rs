@@ -52,7 +52,7 @@ impl Vcpu {
         let count = super::insn::counter();
         let virt = self.timer.line(vm.virtual_count(count));
         let phys = self.physical.line(vm.physical_count_at(count));
-        gic.set_timers(cpu, [(vm.virtual_ppi(), virt), (vm.physical_ppi(), phys)]);
+        gic.set_lines(cpu, [(vm.virtual_ppi(), virt), (vm.physical_ppi(), phys)]);
     }
 
     /// The vCPU is going to wait, or leaves the physical timer alone for a while: has the bell rung

@@ -18,6 +18,7 @@ use super::{
         sysreg::Sysreg,
         trap,
     },
+    pmu::Pmu,
     shared::{Alarm, Shared},
     stolen::Stolen,
     vm::VmState,
@@ -68,6 +69,8 @@ pub(crate) struct Vcpu {
     host_el0: HostEl0,
     /// The virtual timer; in the CPU likewise.
     pub(crate) timer: Timer,
+    /// Performance monitors, if it has them.
+    pub(crate) pmu: Option<KBox<Pmu>>,
     /// Stolen time.
     pub(crate) stolen: Stolen,
     /// `KVM_ARM_VCPU_INIT` has been called.
@@ -213,6 +216,7 @@ impl Vcpu {
             host_controls: HostControls::default(),
             host_el0: HostEl0::default(),
             timer: Timer::default(),
+            pmu: None,
             stolen: Stolen::default(),
             initialized: false,
             features: 0,
@@ -259,6 +263,9 @@ impl Vcpu {
                 };
             }
         }
+        if let Some(pmu) = &mut self.pmu {
+            pmu.reset();
+        }
         self.serror = None;
         self.physical = Timer::default();
         self.alarm.clear();
@@ -273,6 +280,10 @@ impl Vcpu {
         if let Some(ids) = vm.ids.newer(&mut self.ids_seen) {
             *self.ids = ids;
             controls::apply(&mut self.controls, self.host, self.features, &self.ids);
+        }
+        if let Some(pmu) = &mut self.pmu {
+            let id = |r| self.ids.get(r);
+            pmu.refresh(vm, id(Sysreg::ID_AA64DFR0_EL1), id(Sysreg::ID_AA64PFR0_EL1));
         }
     }
 
@@ -431,10 +442,16 @@ impl Vcpu {
             insn::set_vtimer_active(true);
         }
         self.timer.load();
+        if let Some(pmu) = &mut self.pmu {
+            pmu.load(vm.host.pmus.long());
+        }
     }
 
     /// Takes it back. `timer_ended`: the guest has ended the virtual timer's interrupt, and so that it is active.
     pub(crate) fn section_ends(&mut self, vm: &VmState, timer_ended: bool) {
+        if let Some(pmu) = &mut self.pmu {
+            pmu.unload();
+        }
         self.timer.save();
         if self.vtimer_held && !timer_ended {
             insn::set_vtimer_active(false);

@@ -10,6 +10,7 @@ use super::{
         psci::Version,
         smccc::{Filter, Mitigations, Services},
     },
+    pmu::vm::VmPmu,
     timer::{PHYSICAL_PPI, VIRTUAL_PPI},
     vmid::Vmid,
 };
@@ -53,6 +54,9 @@ pub(crate) struct VmState {
     /// The firmware that the guest calls.
     #[pin]
     pub(crate) firmware: Mutex<Firmware>,
+    /// Performance monitors.
+    #[pin]
+    pub(crate) pmu: VmPmu,
     /// `KVM_CAP_ARM_NISV_TO_USER`
     pub(crate) nisv_to_user: AtomicBool,
     /// `KVM_CAP_ARM_SYSTEM_SUSPEND`
@@ -80,6 +84,7 @@ impl VmState {
                     mitigations: host.mitigations(),
                     ..Firmware::default()
                 }, "rkvm::VmState::firmware"),
+                pmu <- VmPmu::new(host),
                 nisv_to_user: AtomicBool::new(false),
                 system_suspend: AtomicBool::new(false),
             }))
@@ -110,6 +115,11 @@ impl VmState {
     pub(crate) fn virtual_ppi(&self) -> u32 {
         let [ppi, _] = &self.timer_ppis;
         ppi.load(Ordering::Relaxed)
+    }
+
+    /// One of the timers' PPIs.
+    pub(crate) fn is_timers(&self, intid: u32) -> bool {
+        [self.virtual_ppi(), self.physical_ppi()].contains(&intid)
     }
 
     /// The physical timer's.

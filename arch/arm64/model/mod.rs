@@ -15,6 +15,7 @@ pub mod its;
 pub mod midr;
 pub mod mmio;
 pub mod onereg;
+pub mod pmu;
 pub mod psci;
 pub mod pstate;
 pub mod smccc;

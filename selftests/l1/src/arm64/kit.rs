@@ -5,7 +5,7 @@
 //! A guest starts at EL1 with its MMU off and these registers: x28 is [`RESULT`], x27 [`DATA`], x26 [`STATE`], x25 the
 //! number of its vCPU. The handlers use the stack and no other register: an exception is noted in [`STATE`] and goes on at
 //! the address in [`FIXUP`] (cleared then), or is reported at [`FAULT`] when that is 0; an interrupt is counted and ended, and
-//! a timer that caused it turned off.
+//! a timer that caused it turned off, as are overflows of counters.
 
 /// Guests' memory in the usual case, and where it lies.
 pub const RAM: usize = 0x20_0000;
@@ -45,6 +45,8 @@ pub const GICR: u64 = 0x080a_0000;
 pub const VTIMER: u32 = 27;
 /// The physical timer's.
 pub const PTIMER: u32 = 30;
+/// The PMU's, where a test gives it this one.
+pub const PMU: u32 = 23;
 
 /// A guest's code, as the compiler's assembler has it: lines, position-independent; labels are numbers below 70.
 #[macro_export]
@@ -234,7 +236,11 @@ pub fn vectors() -> &'static [u8] {
         "6: cmp x0, #30",
         "b.ne 7f",
         "msr cntp_ctl_el0, xzr",
-        "7: isb",
+        "7: cmp x0, #23",
+        "b.ne 8f",
+        "mov w1, #-1",
+        "msr pmovsclr_el0, x1",
+        "8: isb",
         "msr icc_eoir1_el1, x0",
         "5:",
         "ldp x2, x3, [sp], #16",

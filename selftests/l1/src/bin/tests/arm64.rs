@@ -8,6 +8,7 @@ mod gic;
 mod guest;
 mod ioctls;
 mod memory;
+mod pmu;
 mod races;
 mod registers;
 mod smp;
@@ -20,6 +21,7 @@ pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
     ("guest", guest::TESTS),
     ("aarch32", aarch32::TESTS),
     ("aarch32_traps", aarch32_traps::TESTS),
+    ("pmu", pmu::TESTS),
     ("smp", smp::TESTS),
     ("memory", memory::TESTS),
     ("races", races::TESTS),

@@ -25,7 +25,7 @@ tests![
 ];
 
 /// The vCPU's list.
-fn list(c: &Cpu) -> Vec<u64> {
+pub(super) fn list(c: &Cpu) -> Vec<u64> {
     let mut n = 0u64;
     assert_eq!(sys::with(c.raw(), sys::GET_REG_LIST, &mut n), Err(E2BIG));
     let mut all = vec![0u64; n as usize + 1];
