@@ -3,10 +3,11 @@
 //! The descriptors and memory that the threads share, and what a thread does with them.
 
 use crate::args;
+use crate::family;
+use crate::faults;
 use crate::Counts;
 use kvm_bindings::kvm_run;
 use rkvm_l1::env;
-use rkvm_l1::machine::Mode;
 use rkvm_l1::sys::{self, On, IOCTLS};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -48,18 +49,30 @@ impl Rng {
     }
 }
 
+/// Ends a KVM_RUN now and then.
+pub const KICK: i32 = libc::SIGUSR1;
+/// The same when nothing goes on any more.
+pub const STUCK: i32 = libc::SIGUSR2;
+
 /// VMs a thread has at a time, and vCPUs each.
 const VMS: usize = 2;
 const CPUS: usize = 3;
+/// Devices of a VM that have descriptors.
+const DEVICES: usize = 3;
+/// Words of a thread's buffer for arguments.
+pub const BUFFER: usize = 8192;
 /// Guest memory of a VM slot; as much again and more is kept free of other mappings behind it, for slots larger than it.
 pub const ARENA: usize = 4 << 20;
 const RESERVED: usize = 64 << 20;
 const EVENTS: usize = 8;
+/// One ioctl in so many has memory refused to it, where the kernel can do that.
+const FAULT_EVERY: u64 = 6;
 
 /// One VM, or none. Descriptors are -1 when there is none; threads use and close each other's.
 pub struct Slot {
     vm: AtomicI32,
     cpus: [AtomicI32; CPUS],
+    devices: [AtomicI32; DEVICES],
     /// Their run pages; 0 is none.
     pages: [AtomicUsize; CPUS],
     /// [`ARENA`] bytes, from here.
@@ -72,10 +85,8 @@ pub struct World {
     system: OwnedFd,
     /// Eventfds for irqfds and ioeventfds.
     pub events: Vec<RawFd>,
-    /// The MSRs that the kernel names.
-    pub msrs: Vec<u32>,
-    /// What it supports.
-    pub cpuid: Vec<kvm_bindings::kvm_cpuid_entry2>,
+    /// What the family knows of this host.
+    pub facts: family::Facts,
     page_size: usize,
 }
 
@@ -91,11 +102,7 @@ impl World {
     /// Nothing open but the device.
     pub fn new(threads: usize) -> World {
         let kvm = rkvm_l1::kvm();
-        let msrs = kvm
-            .get_msr_index_list()
-            .map(|l| l.as_slice().to_vec())
-            .unwrap_or_default();
-        let cpuid = rkvm_l1::machine::cpuid(&kvm, 0).as_slice().to_vec();
+        let facts = family::Facts::new(&kvm);
         let page_size = kvm.get_vcpu_mmap_size().unwrap_or(4096);
         let slots = (0..threads * VMS)
             .map(|_| {
@@ -109,6 +116,7 @@ impl World {
                 Slot {
                     vm: AtomicI32::new(-1),
                     cpus: std::array::from_fn(|_| AtomicI32::new(-1)),
+                    devices: std::array::from_fn(|_| AtomicI32::new(-1)),
                     pages: std::array::from_fn(|_| AtomicUsize::new(0)),
                     arena,
                 }
@@ -129,8 +137,7 @@ impl World {
             slots,
             system,
             events,
-            msrs,
-            cpuid,
+            facts,
             page_size,
         }
     }
@@ -171,6 +178,9 @@ impl Slot {
         for i in 0..CPUS {
             self.close_cpu(i, size);
         }
+        for d in &self.devices {
+            close(d.swap(-1, Ordering::AcqRel));
+        }
         close(self.vm.swap(-1, Ordering::AcqRel));
     }
 }
@@ -201,7 +211,18 @@ pub struct Worker<'a> {
     counts: &'a Counts,
     number: usize,
     rng: Rng,
-    buf: Box<[u64; 8192]>,
+    faults: Option<faults::Nth>,
+    buf: Box<[u64; BUFFER]>,
+}
+
+/// Interrupts all threads' system calls.
+pub fn kick_all() {
+    for t in std::fs::read_dir("/proc/self/task").into_iter().flatten() {
+        let tid = t.ok().and_then(|t| t.file_name().to_str()?.parse().ok());
+        if let Some(tid) = tid.filter(|t| *t != sys::tid()) {
+            sys::kick(tid, STUCK);
+        }
+    }
 }
 
 /// A timer whose signal ends KVM_RUN.
@@ -209,12 +230,13 @@ struct Timer(libc::timer_t);
 
 impl Timer {
     fn new() -> Timer {
-        sys::catch(libc::SIGUSR1);
+        sys::catch(KICK);
+        sys::catch(STUCK);
         // SAFETY: whole structures of ours; the signal goes to this thread.
         unsafe {
             let mut e: libc::sigevent = std::mem::zeroed();
             e.sigev_notify = libc::SIGEV_THREAD_ID;
-            e.sigev_signo = libc::SIGUSR1;
+            e.sigev_signo = KICK;
             e.sigev_notify_thread_id = sys::tid();
             let mut t: libc::timer_t = std::mem::zeroed();
             assert_eq!(libc::timer_create(libc::CLOCK_MONOTONIC, &mut e, &mut t), 0);
@@ -248,13 +270,15 @@ impl<'a> Worker<'a> {
             counts,
             number,
             rng,
-            buf: Box::new([0; 8192]),
+            faults: None,
+            buf: Box::new([0; BUFFER]),
         }
     }
 
     /// Makes `n` ioctls.
     pub fn work(mut self, n: u64, stop: &AtomicBool) {
         let _timer = Timer::new();
+        self.faults = faults::Nth::open();
         let mut done = 0;
         while done < n && !stop.load(Ordering::Relaxed) {
             done += self.step();
@@ -312,8 +336,17 @@ impl<'a> Worker<'a> {
     }
 
     fn call(&mut self, ioctl: usize, fd: RawFd, arg: u64) -> Result<i32, i32> {
+        let code = IOCTLS[ioctl].code;
+        let nth = self
+            .faults
+            .as_ref()
+            .filter(|_| self.rng.one_in(FAULT_EVERY));
+        let nth = nth.filter(|f| f.arm(1 + self.rng.below(24), fd, code == sys::RUN));
         // SAFETY: the argument is a number, an address where nothing is, or the buffer, which is larger than what any writes.
-        let r = unsafe { sys::ioctl(fd, IOCTLS[ioctl].code, arg) };
+        let r = unsafe { sys::ioctl(fd, code, arg) };
+        if let Some(f) = nth {
+            f.disarm();
+        }
         self.counts.add(ioctl, r);
         r
     }
@@ -329,7 +362,17 @@ impl<'a> Worker<'a> {
             IOCTLS[i].on
         };
         let cpu = self.rng.below(CPUS as u64) as usize;
+        // Each kind of descriptor has attributes.
+        let attribute = matches!(
+            IOCTLS[i].code,
+            sys::SET_DEVICE_ATTR | sys::GET_DEVICE_ATTR | sys::HAS_DEVICE_ATTR
+        );
+        let device = self.rng.below(2 * DEVICES as u64) as usize;
+        let device = slot.devices.get(device).filter(|_| attribute);
+        let device = device.map_or(-1, |d| d.load(Ordering::Acquire));
         let fd = match on {
+            _ if device >= 0 => device,
+            _ if attribute && self.rng.one_in(4) => slot.vm.load(Ordering::Acquire),
             On::Sys => self.world.system.as_raw_fd(),
             On::Vm => slot.vm.load(Ordering::Acquire),
             On::Vcpu => slot.cpus[cpu].load(Ordering::Acquire),
@@ -344,11 +387,22 @@ impl<'a> Worker<'a> {
                 0
             };
         }
-        let arg = args::fill(&IOCTLS[i], &mut self.rng, &mut self.buf, self.world, slot);
+        let of = (device >= 0).then(|| {
+            let is = |d: &AtomicI32| d.load(Ordering::Relaxed) == device;
+            slot.devices.iter().position(is).unwrap_or(0)
+        });
+        let target = args::Target { slot, device: of };
+        let arg = args::fill(
+            &IOCTLS[i],
+            &mut self.rng,
+            &mut self.buf,
+            self.world,
+            &target,
+        );
         let r = self.call(i, fd, arg);
         // What makes a descriptor: keep it or close it.
         match (IOCTLS[i].code, r) {
-            (sys::CREATE_VM | sys::CREATE_VCPU | sys::GET_STATS_FD, Ok(new)) => close(new),
+            (code, Ok(new)) if family::MAKERS.contains(&code) => close(new),
             (sys::CREATE_DEVICE, Ok(_)) if self.buf[0] & 0xffff_ffff_0000_0000 != 0 => {
                 let fd = (self.buf[0] >> 32) as i32;
                 // The test flag makes none.
@@ -357,7 +411,8 @@ impl<'a> Worker<'a> {
                     && !self.world.events.contains(&fd)
                     && fd != self.world.system.as_raw_fd()
                 {
-                    close(fd);
+                    let of = self.rng.pick(&slot.devices.each_ref());
+                    close(of.swap(fd, Ordering::AcqRel));
                 }
             }
             _ => {}
@@ -379,10 +434,11 @@ impl<'a> Worker<'a> {
         };
         // As a VMM would, but for now and then.
         if !self.rng.one_in(4) {
-            let _ = rkvm_l1::machine::enable(vm, kvm_bindings::KVM_CAP_SPLIT_IRQCHIP, 24);
+            family::new_vm(vm);
         }
         if !self.rng.one_in(8) {
             let mut r = kvm_bindings::kvm_userspace_memory_region {
+                guest_phys_addr: family::RAM,
                 memory_size: ARENA as u64 / 2,
                 userspace_addr: slot.arena as u64,
                 ..Default::default()
@@ -390,7 +446,15 @@ impl<'a> Worker<'a> {
             let _ = sys::with(vm, sys::SET_USER_MEMORY_REGION, &mut r);
         }
         close(slot.vm.swap(vm, Ordering::AcqRel));
-        1
+        if self.rng.one_in(8) {
+            return 1;
+        }
+        let made: u64 = (0..CPUS).map(|i| self.create_cpu(slot, i)).sum();
+        let devices = family::devices(&mut self.rng, vm, slot);
+        for (fd, of) in devices.into_iter().zip(&slot.devices) {
+            close(of.swap(fd, Ordering::AcqRel));
+        }
+        1 + made
     }
 
     fn create_cpu(&mut self, slot: &'a Slot, i: usize) -> u64 {
@@ -399,9 +463,9 @@ impl<'a> Worker<'a> {
             return 0;
         }
         let id = if self.rng.one_in(8) {
-            self.rng.below(1100)
+            self.rng.below(family::MAX_VCPU_ID)
         } else {
-            i as u64 + 4 * self.rng.below(20)
+            i as u64 + CPUS as u64 * self.rng.below(4)
         };
         let Ok(fd) = self.call(Self::index(sys::CREATE_VCPU), vm, id) else {
             return 1;
@@ -424,6 +488,9 @@ impl<'a> Worker<'a> {
             close(fd);
             return 1;
         }
+        if !self.rng.one_in(8) {
+            family::new_cpu(&mut self.rng, fd, self.world);
+        }
         slot.close_cpu(i, size);
         slot.pages[i].store(page as usize, Ordering::Release);
         close(slot.cpus[i].swap(fd, Ordering::AcqRel));
@@ -437,9 +504,7 @@ impl<'a> Worker<'a> {
         if fd < 0 {
             return;
         }
-        let mode = self.rng.pick(&Mode::ALL);
-        args::guest(&mut self.rng, slot, mode);
-        args::registers(&mut self.rng, fd, mode, self.world);
+        family::prepare(&mut self.rng, slot, i, fd, self.world);
     }
 
     fn run(&mut self, slot: &'a Slot) -> u64 {
@@ -455,10 +520,7 @@ impl<'a> Worker<'a> {
         unsafe {
             let run = page as *mut kvm_run;
             (&raw mut (*run).immediate_exit).write_volatile(u8::from(self.rng.one_in(3)));
-            (&raw mut (*run).request_interrupt_window).write_volatile(u8::from(self.rng.one_in(4)));
-            if self.rng.one_in(8) {
-                (&raw mut (*run).cr8).write_volatile(self.rng.below(20));
-            }
+            family::scribble(&mut self.rng, run);
             if self.rng.one_in(16) {
                 // Answers to reads, or nonsense where the kernel must not trust it.
                 let at = self.rng.below(2048) as usize;
@@ -485,7 +547,7 @@ impl<'a> Worker<'a> {
         let rw = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: only guest memory in an arena of ours is touched.
         unsafe {
-            match self.rng.below(10) {
+            match self.rng.below(11) {
                 0 => drop(map(at, len, libc::PROT_NONE, libc::MAP_FIXED)),
                 1..=3 => drop(map(at, len, rw, libc::MAP_FIXED)),
                 4 => drop(libc::mprotect(p, len, libc::PROT_READ)),
@@ -506,8 +568,31 @@ impl<'a> Worker<'a> {
                     self.rng
                         .pick(&[libc::MADV_PAGEOUT, libc::MADV_COLD, libc::MADV_FREE]),
                 )),
+                9 => self.fork(slot),
                 _ => drop(map(slot.arena, ARENA, rw, libc::MAP_FIXED)),
             }
+        }
+    }
+
+    /// A child has copies of all memory and descriptors, and may do nothing with them.
+    fn fork(&mut self, slot: &'a Slot) {
+        let vm = slot.vm.load(Ordering::Acquire);
+        let cpu = self.rng.pick(&slot.cpus.each_ref()).load(Ordering::Acquire);
+        // SAFETY: the child makes system calls only.
+        unsafe {
+            let pid = libc::fork();
+            if pid == 0 {
+                let mut region = kvm_bindings::kvm_userspace_memory_region::default();
+                let strange = [
+                    vm < 0 || sys::with(vm, sys::SET_USER_MEMORY_REGION, &mut region).is_err(),
+                    cpu < 0 || sys::call(cpu, sys::RUN, 0).is_err(),
+                ];
+                libc::_exit(i32::from(strange.contains(&false)));
+            }
+            let mut status = 0;
+            while pid > 0 && libc::waitpid(pid, &mut status, 0) < 0 && sys::errno() == libc::EINTR {
+            }
+            assert!(status == 0, "a child may use its parent's VM: {status:#x}");
         }
     }
 }
