@@ -3,7 +3,8 @@
 //! Plausible arguments: of what all families have. The family adds its own.
 
 use crate::family;
-use crate::world::{Rng, Slot, World, ARENA, BUFFER, KICK, STUCK};
+use crate::rng::Rng;
+use crate::world::{Slot, World, ARENA, BUFFER, KICK, STUCK};
 use rkvm_l1::kit;
 use rkvm_l1::sys::{self, Arg, Ioctl};
 

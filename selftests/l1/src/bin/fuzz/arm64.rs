@@ -6,7 +6,8 @@ mod gic;
 mod guest;
 
 use crate::args::{gpa, number, pointer, Filled, Message, Put, VALUES};
-use crate::world::{Rng, Slot, World};
+use crate::rng::Rng;
+use crate::world::{Slot, World};
 use kvm_bindings::*;
 use kvm_ioctls::Kvm;
 use rkvm_l1::kit::{self, CODE};

@@ -10,6 +10,7 @@ mod args;
 mod arm64;
 mod faults;
 mod health;
+mod rng;
 mod world;
 #[cfg(target_arch = "x86_64")]
 mod x86;

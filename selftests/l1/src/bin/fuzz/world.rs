@@ -5,49 +5,13 @@
 use crate::args;
 use crate::family;
 use crate::faults;
+use crate::rng::Rng;
 use crate::Counts;
 use kvm_bindings::kvm_run;
 use rkvm_l1::env;
 use rkvm_l1::sys::{self, On, IOCTLS};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
-
-/// Random numbers: xorshift64*.
-pub struct Rng(u64);
-
-impl Rng {
-    /// From a seed.
-    pub fn new(seed: u64) -> Rng {
-        let mut r = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        for _ in 0..8 {
-            r.next();
-        }
-        r
-    }
-
-    /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Less than `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 16) % n
-    }
-
-    /// True once in `n` times.
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    /// One of them.
-    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
 
 /// Ends a KVM_RUN now and then.
 pub const KICK: i32 = libc::SIGUSR1;
@@ -212,6 +176,7 @@ pub struct Worker<'a> {
     number: usize,
     rng: Rng,
     faults: Option<faults::Nth>,
+    timer: Option<Timer>,
     buf: Box<[u64; BUFFER]>,
 }
 
@@ -240,17 +205,22 @@ impl Timer {
             e.sigev_notify_thread_id = sys::tid();
             let mut t: libc::timer_t = std::mem::zeroed();
             assert_eq!(libc::timer_create(libc::CLOCK_MONOTONIC, &mut e, &mut t), 0);
-            let ms = libc::timespec {
-                tv_sec: 0,
-                tv_nsec: 4_000_000,
-            };
-            let every = libc::itimerspec {
-                it_interval: ms,
-                it_value: ms,
-            };
-            libc::timer_settime(t, 0, &every, std::ptr::null_mut());
             Timer(t)
         }
+    }
+
+    /// Fires soon and then again and again, or no more.
+    fn set(&self, on: bool) {
+        let ms = |n: i64| libc::timespec {
+            tv_sec: 0,
+            tv_nsec: if on { n * 1_000_000 } else { 0 },
+        };
+        let times = libc::itimerspec {
+            it_interval: ms(20),
+            it_value: ms(3),
+        };
+        // SAFETY: our own timer, and a whole structure.
+        unsafe { libc::timer_settime(self.0, 0, &times, std::ptr::null_mut()) };
     }
 }
 
@@ -271,13 +241,14 @@ impl<'a> Worker<'a> {
             number,
             rng,
             faults: None,
+            timer: None,
             buf: Box::new([0; BUFFER]),
         }
     }
 
     /// Makes `n` ioctls.
     pub fn work(mut self, n: u64, stop: &AtomicBool) {
-        let _timer = Timer::new();
+        self.timer = Some(Timer::new());
         self.faults = faults::Nth::open();
         let mut done = 0;
         while done < n && !stop.load(Ordering::Relaxed) {
@@ -527,6 +498,8 @@ impl<'a> Worker<'a> {
                 (run.cast::<u8>().add(at)).write_volatile(self.rng.next() as u8);
             }
         }
+        // Signals cost more than what they interrupt, in an emulator.
+        self.timer.iter().for_each(|t| t.set(true));
         let mut n = 0;
         for _ in 0..=self.rng.below(6) {
             n += 1;
@@ -534,6 +507,7 @@ impl<'a> Worker<'a> {
                 break;
             }
         }
+        self.timer.iter().for_each(|t| t.set(false));
         n
     }
 

@@ -3,7 +3,8 @@
 //! x86: its ioctls' arguments, its guests.
 
 use crate::args::{gpa, number, pointer, poke, words, Filled, Message, Put};
-use crate::world::{Rng, Slot, World, BUFFER};
+use crate::rng::Rng;
+use crate::world::{Slot, World, BUFFER};
 use kvm_bindings::*;
 use kvm_ioctls::Kvm;
 use rkvm_l1::kit::{self, CODE, DATA};

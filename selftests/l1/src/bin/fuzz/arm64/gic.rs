@@ -3,7 +3,8 @@
 //! The interrupt controllers: made as a VMM makes them, and their attributes.
 
 use crate::args::{number, poke, words, Put, VALUES};
-use crate::world::{Rng, Slot};
+use crate::rng::Rng;
+use crate::world::Slot;
 use kvm_bindings::*;
 use rkvm_l1::kit::{BASE, GICD, GICR};
 use rkvm_l1::machine::attribute as call;

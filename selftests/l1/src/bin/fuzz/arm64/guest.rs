@@ -4,7 +4,8 @@
 
 use super::{gic, set, start};
 use crate::args::{gpa, number, poke};
-use crate::world::{Rng, Slot, World};
+use crate::rng::Rng;
+use crate::world::{Slot, World};
 use kvm_bindings::*;
 use rkvm_l1::guest;
 use rkvm_l1::kit::{self, CODE, DATA};
