@@ -217,7 +217,7 @@ impl Timer {
         };
         let times = libc::itimerspec {
             it_interval: ms(20),
-            it_value: ms(3),
+            it_value: ms(8),
         };
         // SAFETY: our own timer, and a whole structure.
         unsafe { libc::timer_settime(self.0, 0, &times, std::ptr::null_mut()) };
