@@ -116,9 +116,14 @@ fn close(fd: RawFd) {
 
 impl Slot {
     fn close_cpu(&self, i: usize, size: usize) {
-        close(self.cpus[i].swap(-1, Ordering::AcqRel));
-        let page = self.pages[i].swap(0, Ordering::AcqRel);
-        // Run pages stay mapped until the end: another thread may be about to read one.
+        self.put_cpu(i, -1, 0, size);
+    }
+
+    /// Has another vCPU, or none, in this place.
+    fn put_cpu(&self, i: usize, fd: RawFd, page: usize, size: usize) {
+        close(self.cpus[i].swap(fd, Ordering::AcqRel));
+        let page = self.pages[i].swap(page, Ordering::AcqRel);
+        // Run pages stay mapped until the end: another thread may be about to write to one.
         if page != 0 {
             // SAFETY: our own mapping; contents are dropped, the address stays.
             unsafe {
@@ -131,7 +136,7 @@ impl Slot {
                     0,
                 )
             };
-            SPARE.lock().expect("not poisoned").push(page);
+            USED.lock().expect("not poisoned").push(page);
         }
     }
 
@@ -149,8 +154,8 @@ impl Slot {
     }
 }
 
-/// Address ranges that run pages were at, for the next ones.
-static SPARE: std::sync::Mutex<Vec<usize>> = std::sync::Mutex::new(Vec::new());
+/// Where run pages were. Nothing is mapped there again: if that failed, a hole would be left, and others find room in it.
+static USED: std::sync::Mutex<Vec<usize>> = std::sync::Mutex::new(Vec::new());
 
 impl Drop for World {
     fn drop(&mut self) {
@@ -162,7 +167,7 @@ impl Drop for World {
         for e in &self.events {
             close(*e);
         }
-        for p in SPARE.lock().expect("not poisoned").drain(..) {
+        for p in USED.lock().expect("not poisoned").drain(..) {
             // SAFETY: as above.
             unsafe { libc::munmap(p as *mut _, self.page_size) };
         }
@@ -442,15 +447,13 @@ impl<'a> Worker<'a> {
             return 1;
         };
         let size = self.world.page_size;
-        let spare = SPARE.lock().expect("not poisoned").pop();
-        let fixed = if spare.is_some() { libc::MAP_FIXED } else { 0 };
-        // SAFETY: a new place, or an address range that only we know.
+        // SAFETY: a new place.
         let page = unsafe {
             libc::mmap(
-                spare.unwrap_or(0) as *mut _,
+                std::ptr::null_mut(),
                 size,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | fixed,
+                libc::MAP_SHARED,
                 fd,
                 0,
             )
@@ -462,9 +465,7 @@ impl<'a> Worker<'a> {
         if !self.rng.one_in(8) {
             family::new_cpu(&mut self.rng, fd, self.world);
         }
-        slot.close_cpu(i, size);
-        slot.pages[i].store(page as usize, Ordering::Release);
-        close(slot.cpus[i].swap(fd, Ordering::AcqRel));
+        slot.put_cpu(i, fd, page as usize, size);
         1
     }
 
