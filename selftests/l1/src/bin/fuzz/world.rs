@@ -438,13 +438,20 @@ impl<'a> Worker<'a> {
         if vm < 0 {
             return 0;
         }
-        let id = if self.rng.one_in(8) {
-            self.rng.below(family::MAX_VCPU_ID)
-        } else {
-            i as u64 + CPUS as u64 * self.rng.below(4)
+        let id = match self.rng.below(8) {
+            0 => self.rng.below(family::MAX_VCPU_ID),
+            1 => i as u64 + CPUS as u64 * self.rng.below(20),
+            _ => i as u64,
         };
-        let Ok(fd) = self.call(Self::index(sys::CREATE_VCPU), vm, id) else {
-            return 1;
+        let fd = match self.call(Self::index(sys::CREATE_VCPU), vm, id) {
+            Ok(fd) => fd,
+            Err(e) => {
+                // It has no room for more, or had this one: a new VM is of more use.
+                if matches!(e, libc::EBUSY | libc::EEXIST) && self.rng.one_in(8) {
+                    slot.close_all(self.world.page_size, self.rng.one_in(2));
+                }
+                return 1;
+            }
         };
         let size = self.world.page_size;
         // SAFETY: a new place.
