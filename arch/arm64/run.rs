@@ -3,8 +3,7 @@
 //! Entering the guest, and what follows an exit.
 
 use super::{
-    aarch32,
-    errata,
+    aarch32, errata,
     exit::UserExit,
     insn,
     its::Accessed,

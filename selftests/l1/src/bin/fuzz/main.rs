@@ -6,16 +6,24 @@
 //! A thread's choices follow from the seed and its number alone (what they meet depends on the other threads, too).
 
 mod args;
+#[cfg(target_arch = "aarch64")]
+mod arm64;
+mod faults;
 mod health;
+mod rng;
 mod world;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
+#[cfg(target_arch = "aarch64")]
+use arm64 as family;
 use clap::Parser;
-use rkvm_l1::kit;
 use rkvm_l1::sys::IOCTLS;
-use rkvm_l1::{Machine, Mode};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+#[cfg(target_arch = "x86_64")]
+use x86 as family;
 
 #[derive(Parser)]
 #[command(about = "Structured random ioctls")]
@@ -93,18 +101,6 @@ impl Counts {
     }
 }
 
-fn fresh_vm_runs() -> Result<(), Box<dyn std::error::Error>> {
-    let mut m = Machine::new(Mode::Long, |a| {
-        a.mov(iced_x86::code_asm::eax, 0x600d)?;
-        kit::result(a)?;
-        kit::done(a)
-    })?;
-    if m.cpu().results() != [0x600d] {
-        return Err("another result".into());
-    }
-    Ok(())
-}
-
 fn fuzz(args: &Args, count: u64, counts: &Counts) {
     let stop = AtomicBool::new(false);
     let world = world::World::new(args.threads);
@@ -117,16 +113,18 @@ fn fuzz(args: &Args, count: u64, counts: &Counts) {
                 s.spawn(move || world::Worker::new(world, counts, t, args.seed).work(n, stop))
             })
             .collect();
-        let mut said = Instant::now();
+        let (mut said, mut before) = (Instant::now(), 0);
         while !workers.iter().all(|w| w.is_finished()) {
             std::thread::sleep(Duration::from_millis(50));
             if said.elapsed().as_secs() >= 10 {
                 said = Instant::now();
-                println!(
-                    "{} ioctls after {} s",
-                    counts.total(),
-                    start.elapsed().as_secs()
-                );
+                let now = counts.total();
+                println!("{now} ioctls after {} s", start.elapsed().as_secs());
+                // A vCPU may run under a mask that another thread has set.
+                if now == before {
+                    world::kick_all();
+                }
+                before = now;
             }
             if args.seconds.is_some_and(|s| start.elapsed().as_secs() >= s) {
                 stop.store(true, Ordering::Relaxed);
@@ -147,6 +145,7 @@ fn main() -> ExitCode {
         "seed {} threads {} count {}",
         args.seed, args.threads, args.count
     );
+    faults::prepare();
     // Caches and allocators settle first.
     fuzz(&args, args.count / 20, &Counts::new());
     let before = health::Memory::now();
@@ -162,7 +161,7 @@ fn main() -> ExitCode {
             failed += 1;
         }
     }
-    match std::panic::catch_unwind(fresh_vm_runs) {
+    match std::panic::catch_unwind(family::fresh_vm_runs) {
         Ok(Ok(())) => println!("a fresh VM runs"),
         e => {
             println!("FAIL a fresh VM does not run: {e:?}");

@@ -3,63 +3,40 @@
 //! The descriptors and memory that the threads share, and what a thread does with them.
 
 use crate::args;
+use crate::family;
+use crate::faults;
+use crate::rng::Rng;
 use crate::Counts;
 use kvm_bindings::kvm_run;
 use rkvm_l1::env;
-use rkvm_l1::machine::Mode;
 use rkvm_l1::sys::{self, On, IOCTLS};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
-/// Random numbers: xorshift64*.
-pub struct Rng(u64);
-
-impl Rng {
-    /// From a seed.
-    pub fn new(seed: u64) -> Rng {
-        let mut r = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        for _ in 0..8 {
-            r.next();
-        }
-        r
-    }
-
-    /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Less than `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 16) % n
-    }
-
-    /// True once in `n` times.
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    /// One of them.
-    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
+/// Ends a KVM_RUN now and then.
+pub const KICK: i32 = libc::SIGUSR1;
+/// The same when nothing goes on any more.
+pub const STUCK: i32 = libc::SIGUSR2;
 
 /// VMs a thread has at a time, and vCPUs each.
 const VMS: usize = 2;
 const CPUS: usize = 3;
+/// Devices of a VM that have descriptors.
+const DEVICES: usize = 3;
+/// Words of a thread's buffer for arguments.
+pub const BUFFER: usize = 8192;
 /// Guest memory of a VM slot; as much again and more is kept free of other mappings behind it, for slots larger than it.
 pub const ARENA: usize = 4 << 20;
 const RESERVED: usize = 64 << 20;
 const EVENTS: usize = 8;
+/// One ioctl in so many has memory refused to it, where the kernel can do that.
+const FAULT_EVERY: u64 = 6;
 
 /// One VM, or none. Descriptors are -1 when there is none; threads use and close each other's.
 pub struct Slot {
     vm: AtomicI32,
     cpus: [AtomicI32; CPUS],
+    devices: [AtomicI32; DEVICES],
     /// Their run pages; 0 is none.
     pages: [AtomicUsize; CPUS],
     /// [`ARENA`] bytes, from here.
@@ -72,10 +49,8 @@ pub struct World {
     system: OwnedFd,
     /// Eventfds for irqfds and ioeventfds.
     pub events: Vec<RawFd>,
-    /// The MSRs that the kernel names.
-    pub msrs: Vec<u32>,
-    /// What it supports.
-    pub cpuid: Vec<kvm_bindings::kvm_cpuid_entry2>,
+    /// What the family knows of this host.
+    pub facts: family::Facts,
     page_size: usize,
 }
 
@@ -91,11 +66,7 @@ impl World {
     /// Nothing open but the device.
     pub fn new(threads: usize) -> World {
         let kvm = rkvm_l1::kvm();
-        let msrs = kvm
-            .get_msr_index_list()
-            .map(|l| l.as_slice().to_vec())
-            .unwrap_or_default();
-        let cpuid = rkvm_l1::machine::cpuid(&kvm, 0).as_slice().to_vec();
+        let facts = family::Facts::new(&kvm);
         let page_size = kvm.get_vcpu_mmap_size().unwrap_or(4096);
         let slots = (0..threads * VMS)
             .map(|_| {
@@ -109,6 +80,7 @@ impl World {
                 Slot {
                     vm: AtomicI32::new(-1),
                     cpus: std::array::from_fn(|_| AtomicI32::new(-1)),
+                    devices: std::array::from_fn(|_| AtomicI32::new(-1)),
                     pages: std::array::from_fn(|_| AtomicUsize::new(0)),
                     arena,
                 }
@@ -129,8 +101,7 @@ impl World {
             slots,
             system,
             events,
-            msrs,
-            cpuid,
+            facts,
             page_size,
         }
     }
@@ -145,9 +116,14 @@ fn close(fd: RawFd) {
 
 impl Slot {
     fn close_cpu(&self, i: usize, size: usize) {
-        close(self.cpus[i].swap(-1, Ordering::AcqRel));
-        let page = self.pages[i].swap(0, Ordering::AcqRel);
-        // Run pages stay mapped until the end: another thread may be about to read one.
+        self.put_cpu(i, -1, 0, size);
+    }
+
+    /// Has another vCPU, or none, in this place.
+    fn put_cpu(&self, i: usize, fd: RawFd, page: usize, size: usize) {
+        close(self.cpus[i].swap(fd, Ordering::AcqRel));
+        let page = self.pages[i].swap(page, Ordering::AcqRel);
+        // Run pages stay mapped until the end: another thread may be about to write to one.
         if page != 0 {
             // SAFETY: our own mapping; contents are dropped, the address stays.
             unsafe {
@@ -160,7 +136,7 @@ impl Slot {
                     0,
                 )
             };
-            SPARE.lock().expect("not poisoned").push(page);
+            USED.lock().expect("not poisoned").push(page);
         }
     }
 
@@ -171,12 +147,15 @@ impl Slot {
         for i in 0..CPUS {
             self.close_cpu(i, size);
         }
+        for d in &self.devices {
+            close(d.swap(-1, Ordering::AcqRel));
+        }
         close(self.vm.swap(-1, Ordering::AcqRel));
     }
 }
 
-/// Address ranges that run pages were at, for the next ones.
-static SPARE: std::sync::Mutex<Vec<usize>> = std::sync::Mutex::new(Vec::new());
+/// Where run pages were. Nothing is mapped there again: if that failed, a hole would be left, and others find room in it.
+static USED: std::sync::Mutex<Vec<usize>> = std::sync::Mutex::new(Vec::new());
 
 impl Drop for World {
     fn drop(&mut self) {
@@ -188,7 +167,7 @@ impl Drop for World {
         for e in &self.events {
             close(*e);
         }
-        for p in SPARE.lock().expect("not poisoned").drain(..) {
+        for p in USED.lock().expect("not poisoned").drain(..) {
             // SAFETY: as above.
             unsafe { libc::munmap(p as *mut _, self.page_size) };
         }
@@ -201,7 +180,19 @@ pub struct Worker<'a> {
     counts: &'a Counts,
     number: usize,
     rng: Rng,
-    buf: Box<[u64; 8192]>,
+    faults: Option<faults::Nth>,
+    timer: Option<Timer>,
+    buf: Box<[u64; BUFFER]>,
+}
+
+/// Interrupts all threads' system calls.
+pub fn kick_all() {
+    for t in std::fs::read_dir("/proc/self/task").into_iter().flatten() {
+        let tid = t.ok().and_then(|t| t.file_name().to_str()?.parse().ok());
+        if let Some(tid) = tid.filter(|t| *t != sys::tid()) {
+            sys::kick(tid, STUCK);
+        }
+    }
 }
 
 /// A timer whose signal ends KVM_RUN.
@@ -209,26 +200,32 @@ struct Timer(libc::timer_t);
 
 impl Timer {
     fn new() -> Timer {
-        sys::catch(libc::SIGUSR1);
+        sys::catch(KICK);
+        sys::catch(STUCK);
         // SAFETY: whole structures of ours; the signal goes to this thread.
         unsafe {
             let mut e: libc::sigevent = std::mem::zeroed();
             e.sigev_notify = libc::SIGEV_THREAD_ID;
-            e.sigev_signo = libc::SIGUSR1;
+            e.sigev_signo = KICK;
             e.sigev_notify_thread_id = sys::tid();
             let mut t: libc::timer_t = std::mem::zeroed();
             assert_eq!(libc::timer_create(libc::CLOCK_MONOTONIC, &mut e, &mut t), 0);
-            let ms = libc::timespec {
-                tv_sec: 0,
-                tv_nsec: 4_000_000,
-            };
-            let every = libc::itimerspec {
-                it_interval: ms,
-                it_value: ms,
-            };
-            libc::timer_settime(t, 0, &every, std::ptr::null_mut());
             Timer(t)
         }
+    }
+
+    /// Fires soon and then again and again, or no more.
+    fn set(&self, on: bool) {
+        let ms = |n: i64| libc::timespec {
+            tv_sec: 0,
+            tv_nsec: if on { n * 1_000_000 } else { 0 },
+        };
+        let times = libc::itimerspec {
+            it_interval: ms(20),
+            it_value: ms(8),
+        };
+        // SAFETY: our own timer, and a whole structure.
+        unsafe { libc::timer_settime(self.0, 0, &times, std::ptr::null_mut()) };
     }
 }
 
@@ -248,13 +245,16 @@ impl<'a> Worker<'a> {
             counts,
             number,
             rng,
-            buf: Box::new([0; 8192]),
+            faults: None,
+            timer: None,
+            buf: Box::new([0; BUFFER]),
         }
     }
 
     /// Makes `n` ioctls.
     pub fn work(mut self, n: u64, stop: &AtomicBool) {
-        let _timer = Timer::new();
+        self.timer = Some(Timer::new());
+        self.faults = faults::Nth::open();
         let mut done = 0;
         while done < n && !stop.load(Ordering::Relaxed) {
             done += self.step();
@@ -312,8 +312,17 @@ impl<'a> Worker<'a> {
     }
 
     fn call(&mut self, ioctl: usize, fd: RawFd, arg: u64) -> Result<i32, i32> {
+        let code = IOCTLS[ioctl].code;
+        let nth = self
+            .faults
+            .as_ref()
+            .filter(|_| self.rng.one_in(FAULT_EVERY));
+        let nth = nth.filter(|f| f.arm(1 + self.rng.below(24), fd, code == sys::RUN));
         // SAFETY: the argument is a number, an address where nothing is, or the buffer, which is larger than what any writes.
-        let r = unsafe { sys::ioctl(fd, IOCTLS[ioctl].code, arg) };
+        let r = unsafe { sys::ioctl(fd, code, arg) };
+        if let Some(f) = nth {
+            f.disarm();
+        }
         self.counts.add(ioctl, r);
         r
     }
@@ -329,7 +338,17 @@ impl<'a> Worker<'a> {
             IOCTLS[i].on
         };
         let cpu = self.rng.below(CPUS as u64) as usize;
+        // Each kind of descriptor has attributes.
+        let attribute = matches!(
+            IOCTLS[i].code,
+            sys::SET_DEVICE_ATTR | sys::GET_DEVICE_ATTR | sys::HAS_DEVICE_ATTR
+        );
+        let device = self.rng.below(2 * DEVICES as u64) as usize;
+        let device = slot.devices.get(device).filter(|_| attribute);
+        let device = device.map_or(-1, |d| d.load(Ordering::Acquire));
         let fd = match on {
+            _ if device >= 0 => device,
+            _ if attribute && self.rng.one_in(4) => slot.vm.load(Ordering::Acquire),
             On::Sys => self.world.system.as_raw_fd(),
             On::Vm => slot.vm.load(Ordering::Acquire),
             On::Vcpu => slot.cpus[cpu].load(Ordering::Acquire),
@@ -344,11 +363,22 @@ impl<'a> Worker<'a> {
                 0
             };
         }
-        let arg = args::fill(&IOCTLS[i], &mut self.rng, &mut self.buf, self.world, slot);
+        let of = (device >= 0).then(|| {
+            let is = |d: &AtomicI32| d.load(Ordering::Relaxed) == device;
+            slot.devices.iter().position(is).unwrap_or(0)
+        });
+        let target = args::Target { slot, device: of };
+        let arg = args::fill(
+            &IOCTLS[i],
+            &mut self.rng,
+            &mut self.buf,
+            self.world,
+            &target,
+        );
         let r = self.call(i, fd, arg);
         // What makes a descriptor: keep it or close it.
         match (IOCTLS[i].code, r) {
-            (sys::CREATE_VM | sys::CREATE_VCPU | sys::GET_STATS_FD, Ok(new)) => close(new),
+            (code, Ok(new)) if family::MAKERS.contains(&code) => close(new),
             (sys::CREATE_DEVICE, Ok(_)) if self.buf[0] & 0xffff_ffff_0000_0000 != 0 => {
                 let fd = (self.buf[0] >> 32) as i32;
                 // The test flag makes none.
@@ -357,7 +387,8 @@ impl<'a> Worker<'a> {
                     && !self.world.events.contains(&fd)
                     && fd != self.world.system.as_raw_fd()
                 {
-                    close(fd);
+                    let of = self.rng.pick(&slot.devices.each_ref());
+                    close(of.swap(fd, Ordering::AcqRel));
                 }
             }
             _ => {}
@@ -379,10 +410,11 @@ impl<'a> Worker<'a> {
         };
         // As a VMM would, but for now and then.
         if !self.rng.one_in(4) {
-            let _ = rkvm_l1::machine::enable(vm, kvm_bindings::KVM_CAP_SPLIT_IRQCHIP, 24);
+            family::new_vm(vm);
         }
         if !self.rng.one_in(8) {
             let mut r = kvm_bindings::kvm_userspace_memory_region {
+                guest_phys_addr: family::RAM,
                 memory_size: ARENA as u64 / 2,
                 userspace_addr: slot.arena as u64,
                 ..Default::default()
@@ -390,7 +422,15 @@ impl<'a> Worker<'a> {
             let _ = sys::with(vm, sys::SET_USER_MEMORY_REGION, &mut r);
         }
         close(slot.vm.swap(vm, Ordering::AcqRel));
-        1
+        if self.rng.one_in(8) {
+            return 1;
+        }
+        let made: u64 = (0..CPUS).map(|i| self.create_cpu(slot, i)).sum();
+        let devices = family::devices(&mut self.rng, vm, slot);
+        for (fd, of) in devices.into_iter().zip(&slot.devices) {
+            close(of.swap(fd, Ordering::AcqRel));
+        }
+        1 + made
     }
 
     fn create_cpu(&mut self, slot: &'a Slot, i: usize) -> u64 {
@@ -398,24 +438,29 @@ impl<'a> Worker<'a> {
         if vm < 0 {
             return 0;
         }
-        let id = if self.rng.one_in(8) {
-            self.rng.below(1100)
-        } else {
-            i as u64 + 4 * self.rng.below(20)
+        let id = match self.rng.below(8) {
+            0 => self.rng.below(family::MAX_VCPU_ID),
+            1 => i as u64 + CPUS as u64 * self.rng.below(20),
+            _ => i as u64,
         };
-        let Ok(fd) = self.call(Self::index(sys::CREATE_VCPU), vm, id) else {
-            return 1;
+        let fd = match self.call(Self::index(sys::CREATE_VCPU), vm, id) {
+            Ok(fd) => fd,
+            Err(e) => {
+                // It has no room for more, or had this one: a new VM is of more use.
+                if matches!(e, libc::EBUSY | libc::EEXIST) && self.rng.one_in(8) {
+                    slot.close_all(self.world.page_size, self.rng.one_in(2));
+                }
+                return 1;
+            }
         };
         let size = self.world.page_size;
-        let spare = SPARE.lock().expect("not poisoned").pop();
-        let fixed = if spare.is_some() { libc::MAP_FIXED } else { 0 };
-        // SAFETY: a new place, or an address range that only we know.
+        // SAFETY: a new place.
         let page = unsafe {
             libc::mmap(
-                spare.unwrap_or(0) as *mut _,
+                std::ptr::null_mut(),
                 size,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | fixed,
+                libc::MAP_SHARED,
                 fd,
                 0,
             )
@@ -424,9 +469,10 @@ impl<'a> Worker<'a> {
             close(fd);
             return 1;
         }
-        slot.close_cpu(i, size);
-        slot.pages[i].store(page as usize, Ordering::Release);
-        close(slot.cpus[i].swap(fd, Ordering::AcqRel));
+        if !self.rng.one_in(8) {
+            family::new_cpu(&mut self.rng, fd, self.world);
+        }
+        slot.put_cpu(i, fd, page as usize, size);
         1
     }
 
@@ -437,9 +483,7 @@ impl<'a> Worker<'a> {
         if fd < 0 {
             return;
         }
-        let mode = self.rng.pick(&Mode::ALL);
-        args::guest(&mut self.rng, slot, mode);
-        args::registers(&mut self.rng, fd, mode, self.world);
+        family::prepare(&mut self.rng, slot, i, fd, self.world);
     }
 
     fn run(&mut self, slot: &'a Slot) -> u64 {
@@ -455,16 +499,15 @@ impl<'a> Worker<'a> {
         unsafe {
             let run = page as *mut kvm_run;
             (&raw mut (*run).immediate_exit).write_volatile(u8::from(self.rng.one_in(3)));
-            (&raw mut (*run).request_interrupt_window).write_volatile(u8::from(self.rng.one_in(4)));
-            if self.rng.one_in(8) {
-                (&raw mut (*run).cr8).write_volatile(self.rng.below(20));
-            }
+            family::scribble(&mut self.rng, run);
             if self.rng.one_in(16) {
                 // Answers to reads, or nonsense where the kernel must not trust it.
                 let at = self.rng.below(2048) as usize;
                 (run.cast::<u8>().add(at)).write_volatile(self.rng.next() as u8);
             }
         }
+        // Signals cost more than what they interrupt, in an emulator.
+        self.timer.iter().for_each(|t| t.set(true));
         let mut n = 0;
         for _ in 0..=self.rng.below(6) {
             n += 1;
@@ -472,6 +515,7 @@ impl<'a> Worker<'a> {
                 break;
             }
         }
+        self.timer.iter().for_each(|t| t.set(false));
         n
     }
 
@@ -485,7 +529,7 @@ impl<'a> Worker<'a> {
         let rw = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: only guest memory in an arena of ours is touched.
         unsafe {
-            match self.rng.below(10) {
+            match self.rng.below(11) {
                 0 => drop(map(at, len, libc::PROT_NONE, libc::MAP_FIXED)),
                 1..=3 => drop(map(at, len, rw, libc::MAP_FIXED)),
                 4 => drop(libc::mprotect(p, len, libc::PROT_READ)),
@@ -506,8 +550,31 @@ impl<'a> Worker<'a> {
                     self.rng
                         .pick(&[libc::MADV_PAGEOUT, libc::MADV_COLD, libc::MADV_FREE]),
                 )),
+                9 => self.fork(slot),
                 _ => drop(map(slot.arena, ARENA, rw, libc::MAP_FIXED)),
             }
+        }
+    }
+
+    /// A child has copies of all memory and descriptors, and may do nothing with them.
+    fn fork(&mut self, slot: &'a Slot) {
+        let vm = slot.vm.load(Ordering::Acquire);
+        let cpu = self.rng.pick(&slot.cpus.each_ref()).load(Ordering::Acquire);
+        // SAFETY: the child makes system calls only.
+        unsafe {
+            let pid = libc::fork();
+            if pid == 0 {
+                let mut region = kvm_bindings::kvm_userspace_memory_region::default();
+                let strange = [
+                    vm < 0 || sys::with(vm, sys::SET_USER_MEMORY_REGION, &mut region).is_err(),
+                    cpu < 0 || sys::call(cpu, sys::RUN, 0).is_err(),
+                ];
+                libc::_exit(i32::from(strange.contains(&false)));
+            }
+            let mut status = 0;
+            while pid > 0 && libc::waitpid(pid, &mut status, 0) < 0 && sys::errno() == libc::EINTR {
+            }
+            assert!(status == 0, "a child may use its parent's VM: {status:#x}");
         }
     }
 }

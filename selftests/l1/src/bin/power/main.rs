@@ -1,46 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A host that sleeps, or that is replaced by another kernel, while guests run. See selftests/power/run.
+//! A host that sleeps, whose processors come and go, or that is replaced by another kernel, while guests run. See selftests/power/run.
+
+#[cfg(target_arch = "aarch64")]
+#[path = "arm64.rs"]
+mod guests;
+#[cfg(target_arch = "x86_64")]
+#[path = "x86.rs"]
+mod guests;
 
 use clap::Parser;
-use iced_x86::code_asm::*;
 use kvm_ioctls::Kvm;
-use rkvm_l1::kit::{self, CODE};
-use rkvm_l1::{sys, Irqchip, Machine, Mode};
+use rkvm_l1::kit;
+use rkvm_l1::{sys, Machine};
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[derive(Parser)]
 enum Job {
-    /// Sleeps (to RAM) with guests running; they and new ones must run afterwards.
+    /// Sleeps (to RAM, or else as deep as it goes) with guests running; they and new ones must run afterwards.
     Suspend,
+    /// Takes processors away and gives them back, with guests running.
+    Hotplug,
     /// Runs guests until the machine ends.
     Spin,
     /// Runs a guest on each processor, once.
     Once,
+    /// Has a VM and a vCPU open, but not the device, until it is killed.
+    Hold,
 }
 
 /// Where the guest of vCPU `i` counts.
-fn counter(i: usize) -> u64 {
+pub fn counter(i: usize) -> u64 {
     kit::DATA + 8 * i as u64
-}
-
-/// vCPUs that count, each in a place of its own.
-fn spinners(n: usize) -> Machine {
-    let m = Machine::with(Mode::Long, Irqchip::Split, n);
-    for i in 0..n {
-        let at = CODE + 0x100 * i as u64;
-        m.code(at, 64, |a| {
-            let mut again = a.create_label();
-            a.set_label(&mut again)?;
-            a.inc(qword_ptr(counter(i)))?;
-            a.jmp(again)
-        })
-        .expect("code");
-        m.cpus[i].start(Mode::Long, at, i as u64);
-    }
-    m
 }
 
 fn pin(cpu: usize) {
@@ -65,8 +59,7 @@ fn once() {
     );
     for cpu in 0..sys::cpus() {
         pin(cpu);
-        let mut m = Machine::new(Mode::Long, kit::done).expect("machine");
-        m.cpu().results();
+        guests::done();
         println!("a guest ran on processor {cpu}");
     }
 }
@@ -99,22 +92,15 @@ fn advance(m: &Machine) {
     }
 }
 
-fn suspend() {
+/// Does `body` while more vCPUs run than there are processors: one waits for its turn whenever it is. They must go on
+/// afterwards, and new ones start.
+fn with_guests(body: impl FnOnce(&Machine)) {
     sys::catch(libc::SIGUSR1);
-    // More vCPUs than processors: one waits for its turn when the host goes to sleep.
-    let m = spinners(sys::cpus() + 1);
+    let m = guests::spinners(sys::cpus() + 1);
     let end = AtomicBool::new(false);
     run(&m, &end, || {
         advance(&m);
-        for _ in 0..2 {
-            let alarm = "/sys/class/rtc/rtc0/wakealarm";
-            fs::write(alarm, "0").expect("no alarm");
-            fs::write(alarm, "+4").expect("alarm");
-            fs::write("/sys/power/mem_sleep", "deep").expect("S3");
-            fs::write("/sys/power/state", "mem").expect("sleep");
-            println!("awake again");
-            advance(&m);
-        }
+        body(&m);
         end.store(true, Ordering::Release);
         // Each thread checks the flag after a signal.
         for t in fs::read_dir("/proc/self/task").expect("tasks") {
@@ -129,14 +115,65 @@ fn suspend() {
     once();
 }
 
+fn suspend() {
+    let kinds = fs::read_to_string("/sys/power/mem_sleep").expect("mem_sleep");
+    let kind = ["deep", "s2idle"].into_iter().find(|k| kinds.contains(k));
+    let kind = kind.expect("a way to sleep");
+    with_guests(|m| {
+        for _ in 0..2 {
+            let alarm = "/sys/class/rtc/rtc0/wakealarm";
+            fs::write(alarm, "0").expect("no alarm");
+            fs::write(alarm, "+4").expect("alarm");
+            fs::write("/sys/power/mem_sleep", kind).expect("kind of sleep");
+            fs::write("/sys/power/state", "mem").expect("sleep");
+            println!("awake again from {kind}");
+            advance(m);
+        }
+    });
+}
+
+/// Every processor that can go goes, and comes back.
+fn hotplug() {
+    with_guests(|m| {
+        let mut went = 0;
+        for _ in 0..3 {
+            for cpu in 0..sys::cpus() {
+                let online = format!("/sys/devices/system/cpu/cpu{cpu}/online");
+                // The first may have to stay.
+                if fs::exists(&online).unwrap_or(false) {
+                    fs::write(&online, "0").expect("off");
+                    advance(m);
+                    fs::write(&online, "1").expect("on");
+                    advance(m);
+                    went += 1;
+                }
+            }
+        }
+        assert!(went > 0, "no processor can go");
+        println!("processors went and came {went} times");
+    });
+}
+
+fn hold() {
+    let Machine { vm, cpus, .. } = guests::spinners(1);
+    println!("held");
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        // Still there.
+        assert!(vm.as_raw_fd() >= 0 && cpus.len() == 1);
+    }
+}
+
 fn main() {
     let job = Job::parse();
     rkvm_l1::set_device(None);
     match job {
         Job::Suspend => suspend(),
+        Job::Hotplug => hotplug(),
         Job::Once => once(),
+        Job::Hold => hold(),
         Job::Spin => {
-            let m = spinners(sys::cpus() + 1);
+            let m = guests::spinners(sys::cpus() + 1);
             let end = AtomicBool::new(false);
             run(&m, &end, || {
                 advance(&m);
