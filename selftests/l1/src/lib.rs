@@ -31,6 +31,8 @@ pub struct Env {
     pub device: CString,
     /// It is rkvm, and not the KVM of the kernel's own tree.
     pub rkvm: bool,
+    /// CPUs for guests. (The svm L1's first one is not, see Documentation/lab.md.)
+    pub cpus: Vec<usize>,
 }
 
 static ENV: OnceLock<Env> = OnceLock::new();
@@ -48,7 +50,8 @@ pub fn set_device(device: Option<String>) {
     });
     let rkvm = std::path::Path::new("/sys/module/rkvm").exists();
     let device = CString::new(device).expect("a path has no zero byte");
-    ENV.set(Env { device, rkvm }).expect("called once");
+    let cpus = sys::allowed_cpus();
+    ENV.set(Env { device, rkvm, cpus }).expect("called once");
 }
 
 /// What [`set_device`] chose.

@@ -265,18 +265,18 @@ pub fn cpus() -> usize {
     unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) as usize }
 }
 
-/// CPUs that run guests: all but those that the scheduler is told to leave alone. (The svm L1's first one is left
-/// alone, see Documentation/lab.md.)
-pub fn guest_cpus() -> Vec<usize> {
-    let isolated = std::fs::read_to_string("/sys/devices/system/cpu/isolated").unwrap_or_default();
-    let is = |cpu: usize| {
-        isolated.trim().split(',').any(|range| {
-            let mut ends = range.split('-').filter_map(|n| n.parse::<usize>().ok());
-            ends.next()
-                .is_some_and(|first| (first..=ends.next().unwrap_or(first)).contains(&cpu))
-        })
+/// CPUs that the calling thread may run on.
+pub fn allowed_cpus() -> Vec<usize> {
+    // SAFETY: a whole set of ours.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set);
+        set
     };
-    (0..cpus()).filter(|&cpu| !is(cpu)).collect()
+    // SAFETY: the index is one of the set's.
+    (0..libc::CPU_SETSIZE as usize)
+        .filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
+        .collect()
 }
 
 /// Has a child process run `f`; its status, or minus the signal that ended it.

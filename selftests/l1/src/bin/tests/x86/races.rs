@@ -580,7 +580,7 @@ fn pin(cpu: usize) {
 }
 
 fn migrates_between_cpus() -> Outcome {
-    let cpus = sys::guest_cpus();
+    let cpus = &rkvm_l1::env().cpus;
     if cpus.len() < 2 {
         return skip("two processors");
     }
@@ -646,7 +646,7 @@ fn cpu_hotplug() -> Outcome {
         }
     });
     // The processor that came back can run guests.
-    for cpu in sys::guest_cpus() {
+    for &cpu in &rkvm_l1::env().cpus {
         pin(cpu);
         Machine::new(Mode::Long, kit::done)?.cpu().results();
     }
