@@ -325,6 +325,18 @@ int rkvm_arm64_find_irqs(struct rkvm_arm64_irqs *irqs)
 	return irqs->vtimer && irqs->maintenance ? 0 : -ENODEV;
 }
 
+/* The chip that can make the virtual timer's interrupt active, and what it knows it by; NULL: ask the kernel. */
+static struct irq_data *vtimer_data;
+
+static void find_vtimer_data(void)
+{
+	struct irq_data *d = irq_get_irq_data(requested.vtimer);
+
+	if (d && (!d->chip->irq_set_irqchip_state || d->chip->irq_bus_lock))
+		d = NULL;
+	vtimer_data = d;
+}
+
 int rkvm_arm64_request_irqs(const struct rkvm_arm64_irqs *irqs)
 {
 	int ret = request_percpu_irq(irqs->vtimer, nudge, "rkvm-vtimer", &irq_cookie);
@@ -337,6 +349,7 @@ int rkvm_arm64_request_irqs(const struct rkvm_arm64_irqs *irqs)
 		return ret;
 	}
 	requested = *irqs;
+	find_vtimer_data();
 	return 0;
 }
 
@@ -358,9 +371,16 @@ void rkvm_arm64_irqs_off(void)
 	disable_percpu_irq(requested.maintenance);
 }
 
-/* The host does not take the guest's timer as long as it is active; the guest's EOI ends that. */
+/*
+ * The host does not take the guest's timer as long as it is active; the guest's EOI ends that. The kernel would look for
+ * the chip each time, and lock the interrupt's descriptor, of which this CPU's own state is no part.
+ */
 int rkvm_arm64_vtimer_active(bool active)
 {
+	struct irq_data *d = vtimer_data;
+
+	if (d)
+		return d->chip->irq_set_irqchip_state(d, IRQCHIP_STATE_ACTIVE, active);
 	return irq_set_irqchip_state(requested.vtimer, IRQCHIP_STATE_ACTIVE, active);
 }
 
