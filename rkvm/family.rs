@@ -224,7 +224,12 @@ pub(crate) trait Family: Sized + Send + Sync + 'static {
 
     /// Enters the guest once and handles the exit if that needs no sleep. IRQs off. `requests` are
     /// the family's own bits, not yet seen.
-    fn enter(ctx: &mut Ctx<'_, Self>, view: &View<'_>, requests: u64) -> Step<Self::Exit>;
+    fn enter(
+        ctx: &mut Ctx<'_, Self>,
+        view: &View<'_>,
+        section: &GuestSection,
+        requests: u64,
+    ) -> Step<Self::Exit>;
 
     /// Handles an exit outside of a section. May sleep.
     ///

@@ -23,7 +23,7 @@ use crate::{
         vcpu_lock::KillableMutex,
         work::{self, Masked, SignalSet},
     },
-    memory::Remote,
+    memory::{Remote, View},
     vm::Vm,
 };
 use core::{
@@ -283,7 +283,7 @@ impl<F: Family> Vcpu<F> {
                     return Ok(0);
                 }
             }
-            let vm = ctx.vm.clone();
+            let vm = ctx.vm;
             let view = vm.memory.read();
             let exit = {
                 let section = GuestSection::enter();
@@ -293,7 +293,7 @@ impl<F: Family> Vcpu<F> {
                 ctx.core.kick.section_begins(section.cpu());
                 F::section_begins(ctx, &section);
                 section.quiescent();
-                let exit = Self::section(ctx, &view);
+                let exit = Self::section(ctx, &view, &section);
                 F::section_ends(ctx, &section);
                 ctx.core.kick.section_ends();
                 exit
@@ -309,13 +309,13 @@ impl<F: Family> Vcpu<F> {
 
     /// Enters the guest until something has to be done outside of the section.
     #[inline]
-    fn section(ctx: &mut Ctx<'_, F>, view: &crate::memory::View<'_>) -> Option<F::Exit> {
+    fn section(ctx: &mut Ctx<'_, F>, view: &View<'_>, section: &GuestSection) -> Option<F::Exit> {
         for _ in 0..STREAK {
             let requests = ctx.core.kick.take();
             if requests & kick::FLUSH_TLB != 0 {
                 F::flush_tlb(ctx);
             }
-            match F::enter(ctx, view, requests) {
+            match F::enter(ctx, view, section, requests) {
                 Step::Again => {}
                 Step::Leave(exit) => return exit,
             }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     bindings as rb,
     family::Ctx,
-    host::{kick::Kick, srcu_cell::SrcuCell, trace},
+    host::{kick::Kick, section::GuestSection, srcu_cell::SrcuCell, trace},
     irq::{
         routing::{Entry, Msi, Target},
         Controller,
@@ -31,7 +31,10 @@ use crate::{
     memory::View,
     vcpu::VcpuSet,
 };
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::{
+    ops::Range,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+};
 use kernel::{
     new_mutex, new_spinlock_irq,
     prelude::*,
@@ -131,6 +134,8 @@ pub(crate) struct Gic {
     /// Where the redistributors are, as [`frames::find`] wants it.
     #[pin]
     frames: SrcuCell<KVec<Run>>,
+    /// All these are in it: accesses elsewhere, to user space's devices, need not look there.
+    span: Range<AtomicU64>,
     /// Who holds each SPI's line up: a bit for each source of [`Controller::set_pin`].
     sources: KVVec<AtomicU32>,
 }
@@ -161,6 +166,7 @@ impl Gic {
                 global: AtomicU32::new(0),
                 dist_base: AtomicU64::new(NOWHERE),
                 frames <- SrcuCell::new(KBox::new(KVec::new(), GFP_KERNEL_ACCOUNT)?),
+                span: AtomicU64::new(0)..AtomicU64::new(0),
             }? Error),
             GFP_KERNEL_ACCOUNT,
         )
@@ -240,7 +246,11 @@ impl Gic {
     }
 
     /// The distributor's lock is held.
+    #[inline]
     fn publish(&self, dist: &Dist, to: &Vcpus) {
+        if to.is_empty() {
+            return;
+        }
         for index in to.iter() {
             if let Some(c) = self.cpu(index) {
                 c.spis.store(dist.concerns(index), Ordering::Release);
@@ -283,7 +293,14 @@ impl Gic {
         });
     }
 
+    #[inline]
     fn ring(&self, to: &Vcpus) {
+        if !to.is_empty() {
+            self.ring_each(to);
+        }
+    }
+
+    fn ring_each(&self, to: &Vcpus) {
         for index in to.iter() {
             if let Some(c) = self.cpu(index) {
                 c.kick.ring(0);
@@ -294,25 +311,31 @@ impl Gic {
 
 /// What the guest's own thread does.
 impl Gic {
-    /// A section begins: loads the CPU interface, but for the list registers. IRQs are off.
+    /// A section begins, with these levels of the timers' lines: loads the CPU interface, but for the list registers.
+    /// True if the interrupt of the first line is pending or active.
     #[inline]
-    pub(crate) fn begin(&self, cpu: &Cpu) {
-        insn::load_cpuif(&cpu.state.lock().private.cpuif, &self.hw);
+    pub(crate) fn begin(&self, cpu: &Cpu, lines: [(u32, bool); 2], section: &GuestSection) -> bool {
+        let private = &mut cpu.state.lock_with(section.irqs_off()).private;
+        set_lines(private, lines);
+        insn::load_cpuif(&private.cpuif, &self.hw);
+        let [(first, _), _] = lines;
+        private.is_busy(first)
     }
 
     /// It ends: takes it back. True if the host's virtual timer, having been active, is not any more.
     #[inline]
-    pub(crate) fn end(&self, cpu: &Cpu) -> bool {
-        let mut state = cpu.state.lock();
+    pub(crate) fn end(&self, cpu: &Cpu, section: &GuestSection) -> bool {
+        let mut state = cpu.state.lock_with(section.irqs_off());
         insn::save_cpuif(&mut state.private.cpuif, &self.hw);
         state.empty = false;
         core::mem::take(&mut state.timer_ended)
     }
 
-    /// Before an entry: fills the list registers, unless there is nothing for them as the last time. IRQs are off.
+    /// Before an entry: fills the list registers, unless there is nothing for them as the last time. True: [`Self::save`]
+    /// is to follow.
     #[inline]
-    pub(crate) fn load(&self, cpu: &Cpu) {
-        let mut state = cpu.state.lock();
+    pub(crate) fn load(&self, cpu: &Cpu, section: &GuestSection) -> bool {
+        let mut state = cpu.state.lock_with(section.irqs_off());
         let CpuState {
             private,
             lrs,
@@ -322,7 +345,7 @@ impl Gic {
         let spis = cpu.spis.load(Ordering::Acquire);
         if *empty {
             if !spis && private.is_quiet() {
-                return;
+                return false;
             }
             *empty = false;
             insn::save_vmcr(&mut private.cpuif);
@@ -331,7 +354,7 @@ impl Gic {
             let global = self.global();
             match self.dist.as_ref() {
                 Some(lock) if spis => {
-                    let mut dist = lock.lock();
+                    let mut dist = lock.lock_with(section.irqs_off());
                     fill(private, Some(&mut dist), global, &self.hw, lrs);
                     cpu.spis
                         .store(dist.concerns(private.index()), Ordering::Release);
@@ -344,13 +367,14 @@ impl Gic {
             }
         }
         insn::load_lrs(lrs);
+        true
     }
 
-    /// After an exit: takes back what the guest left; returns the SPIs that it has ended. IRQs are off.
+    /// After an exit: takes back what the guest left; returns the SPIs that it has ended.
     #[inline]
-    pub(crate) fn save(&self, cpu: &Cpu) -> Option<Ended> {
+    pub(crate) fn save(&self, cpu: &Cpu, section: &GuestSection) -> Option<Ended> {
         let outcome = {
-            let mut state = cpu.state.lock();
+            let mut state = cpu.state.lock_with(section.irqs_off());
             let CpuState {
                 private,
                 lrs,
@@ -358,9 +382,6 @@ impl Gic {
                 timer_ended,
                 ..
             } = &mut *state;
-            if *empty {
-                return None;
-            }
             if lrs.used == 0 && !lrs.overflow {
                 // Nothing can have come of it. They stay so until there is something.
                 *empty = true;
@@ -374,7 +395,7 @@ impl Gic {
             *timer_ended |= given.any(|lr| lr.pintid().is_some() && lr.is_over());
             let folded = match self.dist.as_ref() {
                 Some(lock) if lrs.spis => {
-                    let mut dist = lock.lock();
+                    let mut dist = lock.lock_with(section.irqs_off());
                     let folded = fold(private, Some(&mut dist), lrs);
                     cpu.spis
                         .store(dist.concerns(private.index()), Ordering::Release);
@@ -513,19 +534,28 @@ impl Gic {
         })
     }
 
+    /// The redistributors are there now. Sleeps.
+    fn set_frames(&self, runs: KVec<Run>) -> Result {
+        let span = frames::span(&runs);
+        drop(self.frames.replace(KBox::new(runs, GFP_KERNEL_ACCOUNT)?));
+        self.span.start.store(span.start, Ordering::Release);
+        self.span.end.store(span.end, Ordering::Release);
+        Ok(())
+    }
+
     /// Whose redistributor has this address, and the offset.
     fn redistributor(&self, gpa: u64) -> Option<(&Cpu, u64)> {
+        let span = self.span.start.load(Ordering::Acquire)..self.span.end.load(Ordering::Acquire);
+        if !span.contains(&gpa) {
+            return None;
+        }
         let (index, at) = frames::find(&self.frames.read(), gpa)?;
         Some((self.cpu_at(index)?, at))
     }
 
     /// PPIs of the vCPU's timers and of its PMU have these levels. Of the vCPU's own thread, which looks at them next.
     pub(crate) fn set_lines<const N: usize>(&self, cpu: &Cpu, lines: [(u32, bool); N]) {
-        let private = &mut cpu.state.lock().private;
-        for (ppi, level) in lines {
-            // It is a PPI: user space can choose no other.
-            let _ = private.set_ppi(ppi, level);
-        }
+        set_lines(&mut cpu.state.lock().private, lines);
     }
 
     /// A PPI's line changes. Any context.
@@ -534,6 +564,15 @@ impl Gic {
         if ring == Ok(true) {
             cpu.kick.ring(0);
         }
+    }
+}
+
+/// [`Gic::set_lines`]
+#[inline]
+fn set_lines<const N: usize>(private: &mut Private, lines: [(u32, bool); N]) {
+    for (ppi, level) in lines {
+        // It is a PPI: user space can choose no other.
+        let _ = private.set_ppi(ppi, level);
     }
 }
 

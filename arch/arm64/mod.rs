@@ -285,13 +285,14 @@ impl Family for Arm64 {
             power::SUSPENDED => true,
             _ => return Ok(Poll::Block),
         };
-        let vm = ctx.vm.clone();
+        let vm = ctx.vm;
         if let Some(refused) = pmu::prepare(ctx) {
             return Ok(Poll::ToUser(refused));
         }
         let (gic, cpu) = (&*vm.controller, &*ctx.core.shared.gic);
-        ctx.vcpu.update_timers(&vm.family, gic, cpu);
+        // Otherwise they are looked at when the section begins.
         if ctx.vcpu.waiting || suspended {
+            ctx.vcpu.update_timers(&vm.family, gic, cpu);
             if !gic.pending(cpu) && ctx.vcpu.serror.is_none() {
                 ctx.vcpu.set_alarm(&vm.family, true);
                 return Ok(Poll::Block);
@@ -327,13 +328,15 @@ impl Family for Arm64 {
             || ctx.vcpu.serror.is_some()
     }
 
-    fn section_begins(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
-        ctx.vcpu.section_begins(&ctx.vm.family, &ctx.core.shared);
-        ctx.vm.controller.begin(&ctx.core.shared.gic);
+    fn section_begins(ctx: &mut Ctx<'_, Self>, section: &GuestSection) {
+        let (vm, shared) = (&ctx.vm.family, &ctx.core.shared);
+        let lines = ctx.vcpu.timer_lines(vm);
+        let busy = ctx.vm.controller.begin(&shared.gic, lines, section);
+        ctx.vcpu.section_begins(vm, shared, busy);
     }
 
-    fn section_ends(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
-        let timer_ended = ctx.vm.controller.end(&ctx.core.shared.gic);
+    fn section_ends(ctx: &mut Ctx<'_, Self>, section: &GuestSection) {
+        let timer_ended = ctx.vm.controller.end(&ctx.core.shared.gic, section);
         ctx.vcpu.section_ends(&ctx.vm.family, timer_ended);
     }
 
@@ -342,8 +345,13 @@ impl Family for Arm64 {
     }
 
     #[inline]
-    fn enter(ctx: &mut Ctx<'_, Self>, view: &View<'_>, _requests: u64) -> Step<run::Slow> {
-        run::enter(ctx, view)
+    fn enter(
+        ctx: &mut Ctx<'_, Self>,
+        view: &View<'_>,
+        section: &GuestSection,
+        _requests: u64,
+    ) -> Step<run::Slow> {
+        run::enter(ctx, view, section)
     }
 
     fn handle(ctx: &mut Ctx<'_, Self>, view: &View<'_>, exit: run::Slow) -> Result<Next<UserExit>> {

@@ -387,7 +387,7 @@ pub(crate) fn access(
     if refused(ctx, pmu, reg, write.is_some()) {
         return Err(Served::Trapped);
     }
-    let vm = ctx.vm.clone();
+    let vm = ctx.vm;
     let Some(pmu) = ctx.vcpu.pmu.as_deref_mut() else {
         return Err(Served::Undefined);
     };

@@ -72,7 +72,7 @@ pub(crate) fn call32(ctx: &mut Ctx<'_, Arm64>, smc: bool) -> Result<Next<UserExi
 
 /// A call of the guest's, by SMC or HVC; its PC is behind the instruction already.
 pub(crate) fn call(ctx: &mut Ctx<'_, Arm64>, smc: bool) -> Result<Next<UserExit>> {
-    let vm = ctx.vm.clone();
+    let vm = ctx.vm;
     let (call, outcome) = {
         let firmware = vm.family.firmware.lock();
         decide(ctx, &firmware)

@@ -31,7 +31,7 @@ use crate::{
     },
     bindings as rb,
     family::{Ctx, Next, Step},
-    host::trace,
+    host::{section::GuestSection, trace},
     irq::{bus::Space, Written},
     memory::{Access, Outcome, View},
 };
@@ -63,15 +63,21 @@ const REENTER: After = Ok(Next::Reenter);
 
 /// Runs the guest once. See [`crate::family::Family::enter`].
 #[inline]
-pub(crate) fn enter(ctx: &mut Ctx<'_, Arm64>, view: &View<'_>) -> Step<Slow> {
+pub(crate) fn enter(
+    ctx: &mut Ctx<'_, Arm64>,
+    view: &View<'_>,
+    section: &GuestSection,
+) -> Step<Slow> {
     let (gic, cpu) = (&*ctx.vm.controller, &*ctx.core.shared.gic);
-    gic.load(cpu);
+    let loaded = gic.load(cpu, section);
     let entered = ctx.vcpu.run.pstate;
     let left = insn::enter(&mut ctx.vcpu.run);
-    if let Some(ended) = gic.save(cpu) {
-        for intid in ended.iter() {
-            // Devices with eventfds look at their lines.
-            ctx.vm.irq.ack(0, intid.wrapping_sub(FIRST_SPI));
+    if loaded {
+        if let Some(ended) = gic.save(cpu, section) {
+            for intid in ended.iter() {
+                // Devices with eventfds look at their lines.
+                ctx.vm.irq.ack(0, intid.wrapping_sub(FIRST_SPI));
+            }
         }
     }
     match left {
@@ -249,7 +255,7 @@ fn slow_fault(
         return REENTER;
     }
     let access = access_of(data);
-    let vm = ctx.vm.clone();
+    let vm = ctx.vm;
     let outcome = match vm.memory.fault(view, gpa, access, &mut ctx.vcpu.cache) {
         Ok(o) => o,
         Err(e) if e == EFAULT => {

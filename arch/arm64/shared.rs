@@ -110,7 +110,10 @@ impl Alarm {
     }
 
     /// Does not ring.
+    #[inline]
     pub(crate) fn clear(&mut self) {
-        self.armed = None;
+        if self.armed.is_some() {
+            self.armed = None;
+        }
     }
 }

@@ -125,7 +125,7 @@ pub(super) fn write(
             None => return Served::Undefined,
         },
         Class::Gic => {
-            let gic = ctx.vm.controller.clone();
+            let gic = &*ctx.vm.controller;
             let cpu = &*ctx.core.shared.gic;
             let reg = match r {
                 Sysreg::ICC_DIR_EL1 => {

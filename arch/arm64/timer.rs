@@ -30,10 +30,13 @@ impl Timer {
         self.ctl & (ctl::ENABLE | ctl::IMASK) | if due { ctl::ISTATUS } else { 0 }
     }
 
-    /// Counts until its line rises; `None` if it does not.
-    fn until(&self, count: u64) -> Option<u64> {
-        let armed = self.ctl & (ctl::ENABLE | ctl::IMASK) == ctl::ENABLE;
-        armed.then(|| self.cval.saturating_sub(count))
+    /// Counts until its line rises; `None` if it does not, or is high.
+    #[inline]
+    fn until(&self, count: impl Fn() -> u64) -> Option<u64> {
+        if self.ctl & (ctl::ENABLE | ctl::IMASK) != ctl::ENABLE {
+            return None;
+        }
+        self.cval.checked_sub(count()).filter(|n| *n != 0)
     }
 }
 
@@ -47,19 +50,27 @@ fn to_ns(host: &Host, counts: u64) -> u64 {
 }
 
 impl Vcpu {
-    /// Tells the interrupt controller the level of both lines. Outside of a section.
-    pub(crate) fn update_timers(&self, vm: &VmState, gic: &gic::Gic, cpu: &gic::Cpu) {
+    /// The PPIs and levels of both lines, the virtual timer's first. Outside of a section, or when it begins.
+    #[inline]
+    pub(crate) fn timer_lines(&self, vm: &VmState) -> [(u32, bool); 2] {
         let count = super::insn::counter();
         let virt = self.timer.line(vm.virtual_count(count));
         let phys = self.physical.line(vm.physical_count_at(count));
-        gic.set_lines(cpu, [(vm.virtual_ppi(), virt), (vm.physical_ppi(), phys)]);
+        [(vm.virtual_ppi(), virt), (vm.physical_ppi(), phys)]
+    }
+
+    /// Tells the interrupt controller these. Outside of a section.
+    pub(crate) fn update_timers(&self, vm: &VmState, gic: &gic::Gic, cpu: &gic::Cpu) {
+        gic.set_lines(cpu, self.timer_lines(vm));
     }
 
     /// The vCPU is going to wait, or leaves the physical timer alone for a while: has the bell rung
-    /// when a line rises. `all`: the virtual timer's too, which no hardware watches then.
+    /// when a line rises. `all`: the virtual timer's too, which no hardware watches then. What has risen
+    /// by now is seen when the section begins, or before the vCPU sleeps.
+    #[inline]
     pub(crate) fn set_alarm(&mut self, vm: &VmState, all: bool) {
-        let virt = self.timer.until(vm.counter()).filter(|_| all);
-        let phys = self.physical.until(vm.physical_count());
+        let virt = all.then(|| self.timer.until(|| vm.counter())).flatten();
+        let phys = self.physical.until(|| vm.physical_count());
         match virt.into_iter().chain(phys).min() {
             Some(counts) => self.alarm.set(to_ns(vm.host, counts)),
             None => self.alarm.clear(),

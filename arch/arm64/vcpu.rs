@@ -371,8 +371,9 @@ impl Vcpu {
         self.debug.passed();
     }
 
-    /// Loads the guest's state into the CPU. IRQs are off until [`Self::section_ends`].
-    pub(crate) fn section_begins(&mut self, vm: &VmState, shared: &Shared) {
+    /// Loads the guest's state into the CPU. IRQs are off until [`Self::section_ends`]. `timer_busy`: the virtual timer's
+    /// interrupt is pending or active in the guest.
+    pub(crate) fn section_begins(&mut self, vm: &VmState, shared: &Shared, timer_busy: bool) {
         let d = &mut *self.debug;
         d.plan = debug::plan(d.control, d.mdscr, d.oslsr);
         if d.plan.step {
@@ -436,9 +437,9 @@ impl Vcpu {
                 insn::load_dbgvcr(d.vcr);
             }
         }
-        // Pending or active in the guest, it must not end the guest's run again.
-        self.vtimer_held = (shared.gic.state.lock().private).is_busy(vm.virtual_ppi());
-        if self.vtimer_held {
+        // It must not end the guest's run again.
+        self.vtimer_held = timer_busy;
+        if timer_busy {
             insn::set_vtimer_active(true);
         }
         self.timer.load();

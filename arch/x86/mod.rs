@@ -379,7 +379,12 @@ impl<B: Backend> Family for X86<B> {
     }
 
     #[inline]
-    fn enter(ctx: &mut Ctx<'_, Self>, view: &View<'_>, requests: u64) -> Step<handle::Slow> {
+    fn enter(
+        ctx: &mut Ctx<'_, Self>,
+        view: &View<'_>,
+        _section: &GuestSection,
+        requests: u64,
+    ) -> Step<handle::Slow> {
         run::enter(ctx, view, requests)
     }
 

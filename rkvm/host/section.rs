@@ -6,7 +6,7 @@
 //! as guest time. Inside it the guest may be entered many times.
 
 use crate::bindings as rb;
-use kernel::types::NotThreadSafe;
+use kernel::{interrupt::LocalInterruptDisabled, types::NotThreadSafe};
 
 /// Preemption and interrupts are off, and guest time runs, as long as this exists.
 pub(crate) struct GuestSection(NotThreadSafe);
@@ -25,6 +25,14 @@ impl GuestSection {
     pub(crate) fn cpu(&self) -> u32 {
         // SAFETY: Preemption is off, so the answer stays true.
         unsafe { rb::rkvm_cpu() }
+    }
+
+    /// Interrupts are off: locks that see to it themselves need not.
+    #[inline]
+    #[allow(dead_code, reason = "not all families ask")]
+    pub(crate) fn irqs_off(&self) -> &LocalInterruptDisabled {
+        // SAFETY: They are as long as `self` exists, which what is returned borrows.
+        unsafe { LocalInterruptDisabled::assume_disabled() }
     }
 
     /// Signals, rescheduling or other work ask to leave before the guest is entered.

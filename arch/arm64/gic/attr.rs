@@ -407,7 +407,7 @@ fn place(gic: &Gic, setup: &Setup) -> Result {
         runs.push(run, GFP_KERNEL_ACCOUNT)?;
     }
     runs.sort_unstable();
-    drop(gic.frames.replace(KBox::new(runs, GFP_KERNEL_ACCOUNT)?));
+    gic.set_frames(runs)?;
     let all = frames::redistributors(&setup.regions, vcpus);
     for (c, base) in gic.vcpus.iter().zip(all.clone()) {
         let last = frames::is_last(base, all.clone());

@@ -3,7 +3,7 @@
 //! Where the frames of a GICv3 may be.
 
 use rkvm_unit::arch::arm64::model::vgic::frames::{
-    check, find, is_last, ready, redistributors, runs, FrameError, NotReady, Region,
+    check, find, is_last, ready, redistributors, runs, span, FrameError, NotReady, Region,
 };
 use FrameError::{Exists, Invalid, TooBig};
 
@@ -114,6 +114,7 @@ fn an_address_leads_to_its_vcpu() {
                 for offset in [0, 8, RD - 1] {
                     let frame = base + n * RD;
                     let at = all.iter().position(|b| *b == frame);
+                    assert!(span(&sorted).contains(&(frame + offset)));
                     let told = find(&sorted, frame + offset);
                     assert_eq!(told, at.map(|i| (i as u32, offset)), "{vcpus} {frame:#x}");
                 }

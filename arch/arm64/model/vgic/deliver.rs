@@ -89,6 +89,7 @@ pub fn fill(
         selection.offer(key);
     });
     out.used = 0;
+    out.lr = Default::default();
     for key in selection.chosen() {
         if let Some(lr) = lend(vcpu, dist.as_deref_mut(), global, key.intid()) {
             if let Some(slot) = out.lr.get_mut(out.used) {
@@ -96,9 +97,6 @@ pub fn fill(
                 out.used += 1;
             }
         }
-    }
-    for lr in out.lr.iter_mut().skip(out.used) {
-        *lr = Lr::default();
     }
     out.overflow = selection.outside.any();
     out.hcr = control(vcpu, &selection.outside, hw);

@@ -4,6 +4,7 @@
 //! (Linux `Documentation/virt/kvm/devices/arm-vgic-v3.rst`, KVM_DEV_ARM_VGIC_GRP_ADDR).
 
 use super::{DIST_SIZE, REDIST_SIZE};
+use core::ops::Range;
 
 /// Frames are aligned to 64 KiB (IHI 0069, 12.9).
 const ALIGN: u64 = 0x1_0000;
@@ -160,6 +161,14 @@ pub fn runs(regions: &[Region], vcpus: u32) -> impl Iterator<Item = Run> + '_ {
         first += count;
         (count != 0).then_some(run)
     })
+}
+
+/// The addresses between which all are. `sorted`: see [`runs`].
+pub fn span(sorted: &[Run]) -> Range<u64> {
+    let start = sorted.first().map_or(0, |r| r.base);
+    let size = |r: &Run| u64::from(r.count).saturating_mul(REDIST_SIZE);
+    let end = sorted.last().map_or(0, |r| r.base.saturating_add(size(r)));
+    start..end
 }
 
 /// The vCPU whose redistributor has this address, and the offset in it. `sorted`: see [`runs`].

@@ -71,7 +71,10 @@ impl Vcpus {
 
     /// The indices, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        (0u16..).zip(self.words).flat_map(|(i, mut word)| {
+        let words = (0u16..).zip(self.words.iter().copied());
+        // Most sets are empty.
+        let words = words.filter(|(_, word)| *word != 0);
+        words.flat_map(|(i, mut word)| {
             core::iter::from_fn(move || {
                 let bit = word.trailing_zeros();
                 word &= word.wrapping_sub(1);
