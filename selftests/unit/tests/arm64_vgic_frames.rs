@@ -114,8 +114,8 @@ fn an_address_leads_to_its_vcpu() {
                 for offset in [0, 8, RD - 1] {
                     let frame = base + n * RD;
                     let at = all.iter().position(|b| *b == frame);
-                    assert!(span(&sorted).contains(&(frame + offset)));
                     let told = find(&sorted, frame + offset);
+                    assert!(told.is_none() || span(&sorted).contains(&(frame + offset)));
                     assert_eq!(told, at.map(|i| (i as u32, offset)), "{vcpus} {frame:#x}");
                 }
             }
