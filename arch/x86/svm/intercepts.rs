@@ -132,6 +132,7 @@ pub(crate) const OWN: &[(OwnWanted, Intercept)] = &[
     (|o| o.cr4, i(Word::Cr, 4, "CR4_READ", "MCE is clear for the guest only")),
     (|o| o.iret, i(Word::Misc3, 20, "IRET", "NMIs are held back until then")),
     (|o| o.vintr, i(Word::Misc3, 4, "VINTR", "an interrupt waits")),
+    (|o| o.vintr, i(Word::Cr, 16 + 8, "CR8_WRITE", "QEMU's TCG aborts at one while V_IRQ is set")),
     (|o| o.step, i(Word::Exception, vector::DB as u32, "#DB", "the end of one instruction")),
 ];
 

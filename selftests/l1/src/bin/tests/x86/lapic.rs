@@ -21,6 +21,7 @@ tests![
     priority_order,
     tpr_holds_back,
     cr8_lets_through,
+    cr8_moves_while_an_interrupt_waits,
     nested_priority,
     timer_one_shot,
     timer_periodic,
@@ -339,6 +340,31 @@ fn cr8_lets_through() -> Outcome {
     });
     assert_eq!(r, [0, 1]);
     assert_eq!(m.log(), [0x90]);
+    Ok(())
+}
+
+/// As handlers of interrupts do at their end, while the next one is pending.
+fn cr8_moves_while_an_interrupt_waits() -> Outcome {
+    let (m, r) = run(|a| {
+        x2apic_on(a)?;
+        kit::wrmsr(a, 0x83f, 0x40)?;
+        kit::wrmsr(a, 0x83f, 0x90)?;
+        a.mov(rax, cr8)?;
+        a.mov(cr8, rax)?;
+        a.mov(eax, 4)?;
+        a.mov(cr8, rax)?;
+        a.mov(rax, cr8)?;
+        kit::result(a)?;
+        a.sti()?;
+        await_count(a, 0x90, 1)?;
+        delay(a, 1000)?;
+        kit::count(a, 0x40)?;
+        a.xor(eax, eax)?;
+        a.mov(cr8, rax)?;
+        await_count(a, 0x40, 1)
+    });
+    assert_eq!(r, [4, 0]);
+    assert_eq!(m.log(), [0x90, 0x40]);
     Ok(())
 }
 
