@@ -25,6 +25,10 @@ pub(crate) struct HwCaps {
     pub(crate) flush_by_asid: bool,
     /// PAUSE exits are filtered by count and threshold.
     pub(crate) pause_filter: bool,
+    /// Guests can have RDTSCP and RDPID.
+    pub(crate) rdtscp: bool,
+    /// Guests can have INVPCID.
+    pub(crate) invpcid: bool,
     /// The guest's TSC can be scaled.
     pub(crate) tsc_scaling: bool,
     /// Guest SPEC_CTRL is switched by the hardware.
