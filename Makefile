@@ -27,7 +27,7 @@ help:
 #: make check            all tests that must hold; check-long: the slow ones too
 #: make selftests        the kernel's own KVM selftests, beside in-tree KVM (FAMILY=arm64)
 #: make bench            what exits cost, against in-tree KVM, in instructions
-#:                       FAMILY=arm64 chooses the family of demo, check and bench; svm is the default
+#:                       FAMILY=arm64|vmx|svm-bochs chooses the family of demo, check and bench; svm is the default
 #: make lint             formatting, clippy, unsafe lines per room
 #: make lab              make all that the above need; lab-clean: remove it
 #: make clean            remove what was built in this checkout

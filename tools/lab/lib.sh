@@ -22,7 +22,7 @@ export RKVM_ARCH=${RKVM_ARCH:-amd64}
 # for_family FAMILY: sets the architecture by the virtualization hardware.
 for_family() {
 	case $1 in
-	svm) RKVM_ARCH=amd64 ;;
+	svm | vmx | svm-bochs) RKVM_ARCH=amd64 ;;
 	arm64) RKVM_ARCH=arm64 ;;
 	*) die "no such family here yet: $1" ;;
 	esac

@@ -502,10 +502,12 @@ impl HwVcpu for SvmVcpu {
         decode::exit(&self.vmcb, self.caps.decode_assists)
     }
 
+    /// APM vol. 2, 15.7.1: saved where an instruction was intercepted. Bochs saves it at exceptions as well, and then
+    /// it is not what comes after.
     fn next_rip(&self) -> Option<u64> {
-        match self.vmcb.nrip() {
-            0 => None,
-            n => self.caps.next_rip.then_some(n),
+        match (self.vmcb.exitcode(), self.vmcb.nrip()) {
+            (code::EXCP..=code::EXCP_LAST | code::NPF, _) | (_, 0) => None,
+            (_, n) => self.caps.next_rip.then_some(n),
         }
     }
 

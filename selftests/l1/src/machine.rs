@@ -565,6 +565,8 @@ impl Machine {
             self.ram.set32(kit::TSS + 4, 0xe000);
             self.ram.set32(kit::TSS + 8, u32::from(kit::SEL_DATA));
         }
+        // No I/O permission bitmap: its place is behind the limit.
+        self.ram.put(kit::TSS + 0x66, &0x68u16.to_le_bytes());
         for (at, bytes) in kit::handlers(self.mode == Mode::Long).expect("handlers") {
             if self.mode != Mode::Real {
                 self.ram.put(at, &bytes);

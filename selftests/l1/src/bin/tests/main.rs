@@ -37,10 +37,25 @@ struct Args {
     /// Run each test this often
     #[arg(long, default_value_t = 1)]
     repeat: usize,
+    /// A file that names the tests which the emulator's own faults break
+    #[arg(long)]
+    except: Option<std::path::PathBuf>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let except = match args.except.as_deref().map(std::fs::read_to_string) {
+        None => Ok(Default::default()),
+        Some(Ok(text)) => harness::exceptions(&text),
+        Some(Err(e)) => Err(e.to_string()),
+    };
+    let except = match except {
+        Ok(e) => e,
+        Err(e) => {
+            eprintln!("--except: {e}");
+            return ExitCode::from(2);
+        }
+    };
     rkvm_l1::set_device(args.device.clone());
     harness::run(
         AREAS,
@@ -50,6 +65,7 @@ fn main() -> ExitCode {
             threads: args.threads.max(1),
             timeout: args.timeout,
             repeat: args.repeat,
+            except,
         },
     )
 }
