@@ -236,6 +236,15 @@ pub(crate) trait HwVcpu: Send {
     /// people; `None` when every rule that we know holds.
     fn broken_rule(&self) -> Option<&'static str>;
 
+    /// PAE paging is on, and the hardware holds the four page-directory pointers that CR3 refers to
+    /// instead of reading them in memory: they are to be given before the next entry.
+    #[inline]
+    fn wants_pdptes(&self) -> bool {
+        false
+    }
+    /// Gives them.
+    fn set_pdptes(&mut self, _v: &[u64; 4]) {}
+
     /// The state after RESET or INIT is the caller's (it sets every register); this resets what only
     /// the backend knows: pending injection, windows, shadow, NMI mask.
     fn reset_events(&mut self);

@@ -106,6 +106,9 @@ pub(crate) fn enter<B: Backend>(
         v.hw.set_windows(v.windows);
     }
     v.show_cr8();
+    if v.hw.wants_pdptes() && v.load_pdptes(&Phys::quick(view)).is_err() {
+        return Step::Leave(Some(Slow::Pdptes));
+    }
 
     v.fpu.enter_pkru();
     v.hw.enter(&mut v.gprs);

@@ -82,6 +82,8 @@ pub(crate) struct VmxVcpu {
     pub(super) windows: Windows,
     pub(super) written: Written,
     pub(super) tsc_offset: u64,
+    /// CR3, or the mode of paging, was set: the VMCS' page-directory pointers are not those of CR3.
+    pdptes_stale: bool,
     /// For the next entry.
     event: Injection,
     /// The last entry failed: the VMCS still has an event, or may have.
@@ -137,6 +139,7 @@ impl VmxVcpu {
             windows: Windows::default(),
             written: Written::default(),
             tsc_offset: 0,
+            pdptes_stale: false,
             event: Injection::default(),
             event_left: false,
             raw: Raw::default(),
@@ -422,6 +425,7 @@ impl HwVcpu for VmxVcpu {
     fn set_cr0(&mut self, v: u64) {
         let changed = self.get(Guest::Cr0Shadow) ^ v;
         self.mark_if(changed & (cr0::PE | cr0::WP | cr0::PG) != 0, Stale::Linear);
+        self.pdptes_stale |= changed & (cr0::PG | cr0::CD | cr0::NW) != 0;
         let [needed, _] = self.host.limits.cr0;
         self.m.set(Guest::Cr0Shadow, v);
         // CD in hardware would make all of the guest's memory uncached; caching is the host's.
@@ -439,6 +443,7 @@ impl HwVcpu for VmxVcpu {
     }
     fn set_cr3(&mut self, v: u64) {
         self.mark(Stale::Linear);
+        self.pdptes_stale = true;
         self.m.set(Guest::Cr3, v);
     }
     #[inline]
@@ -448,6 +453,7 @@ impl HwVcpu for VmxVcpu {
     fn set_cr4(&mut self, v: u64) {
         let changed = self.get(Guest::Cr4Shadow) ^ v;
         self.mark_if(changed & CR4_PAGING != 0, Stale::Linear);
+        self.pdptes_stale |= changed & (cr4::PAE | cr4::PGE | cr4::PSE | cr4::SMEP) != 0;
         let [needed, has] = self.host.limits.cr4;
         self.m.set(Guest::Cr4Shadow, v);
         // Without MCE a machine check would shut down the machine, not exit.
@@ -461,6 +467,7 @@ impl HwVcpu for VmxVcpu {
         let changed = self.get(Guest::Efer) ^ v;
         self.mark_if(changed & (efer::LMA | efer::NXE) != 0, Stale::Linear);
         self.mark(Stale::Controls);
+        self.pdptes_stale |= changed & efer::LMA != 0;
         self.m.set(Guest::Efer, v);
     }
     #[inline]
@@ -669,6 +676,21 @@ impl HwVcpu for VmxVcpu {
             event: self.event,
             limits: &self.host.limits,
         })
+    }
+
+    #[inline]
+    fn wants_pdptes(&self) -> bool {
+        self.pdptes_stale
+            && self.get(Guest::Cr0) & cr0::PG != 0
+            && self.cr4() & cr4::PAE != 0
+            && self.efer() & efer::LMA == 0
+    }
+    fn set_pdptes(&mut self, v: &[u64; 4]) {
+        let fields = [Guest::Pdpte0, Guest::Pdpte1, Guest::Pdpte2, Guest::Pdpte3];
+        for (g, v) in fields.into_iter().zip(v) {
+            self.m.set(g, *v);
+        }
+        self.pdptes_stale = false;
     }
 
     fn reset_events(&mut self) {
