@@ -318,7 +318,8 @@ pub(crate) fn length<B: Backend>(v: &Vcpu<B>, view: &View<'_>, want: Mnemonic) -
 /// CPUID.
 pub(crate) fn cpuid<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, next: u64) -> Entered {
     let v = &mut *ctx.vcpu;
-    if v.msrs.cpuid_faults(v.hw.cpl()) {
+    // Asking for the privilege level may be slow.
+    if v.msrs.cpuid_may_fault() && v.msrs.cpuid_faults(v.hw.cpl()) {
         v.raise(Exception::gp(0));
         return AGAIN;
     }

@@ -191,14 +191,18 @@ impl VmxVcpu {
             shadow = shadow & !interruptibility::STI | interruptibility::MOV_SS;
             self.m.set(Guest::Interruptibility, shadow);
         }
-        if shadow & (interruptibility::STI | interruptibility::MOV_SS) != 0 {
-            let due = self.get(Guest::PendingDebug) & !pending::STEP;
-            let step = if flags & rflags::TF != 0 {
-                pending::STEP
-            } else {
-                0
-            };
-            self.m.set(Guest::PendingDebug, due | step);
+        if shadow & (interruptibility::STI | interruptibility::MOV_SS) == 0 {
+            return;
+        }
+        let due = self.get(Guest::PendingDebug);
+        match (flags & rflags::TF != 0, due & pending::STEP != 0) {
+            // A debugger's step from here: it is not due yet, so the shadow has to go.
+            (true, false) => self.m.set(
+                Guest::Interruptibility,
+                shadow & !(interruptibility::STI | interruptibility::MOV_SS),
+            ),
+            (false, true) => self.m.set(Guest::PendingDebug, due & !pending::STEP),
+            _ => {}
         }
     }
 
@@ -611,6 +615,11 @@ impl HwVcpu for VmxVcpu {
                 & !(interruptibility::STI | interruptibility::MOV_SS);
             let shadow = if on { interruptibility::STI } else { 0 };
             self.m.set(Guest::Interruptibility, rest | shadow);
+            if !on {
+                // A step that MOV SS has put off is over, too: whoever steps over an instruction tells of it.
+                let due = self.get(Guest::PendingDebug) & !pending::STEP;
+                self.m.set(Guest::PendingDebug, due);
+            }
         }
     }
     fn nmi_masked(&self) -> bool {
