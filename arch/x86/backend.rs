@@ -25,6 +25,10 @@ pub(crate) struct HwCaps {
     pub(crate) flush_by_asid: bool,
     /// PAUSE exits are filtered by count and threshold.
     pub(crate) pause_filter: bool,
+    /// Guests can have RDTSCP and RDPID.
+    pub(crate) rdtscp: bool,
+    /// Guests can have INVPCID.
+    pub(crate) invpcid: bool,
     /// The guest's TSC can be scaled.
     pub(crate) tsc_scaling: bool,
     /// Guest SPEC_CTRL is switched by the hardware.
@@ -231,6 +235,15 @@ pub(crate) trait HwVcpu: Send {
     /// After [`Exit::FailEntry`]: the first rule of the manual that the guest's state breaks, for
     /// people; `None` when every rule that we know holds.
     fn broken_rule(&self) -> Option<&'static str>;
+
+    /// PAE paging is on, and the hardware holds the four page-directory pointers that CR3 refers to
+    /// instead of reading them in memory: they are to be given before the next entry.
+    #[inline]
+    fn wants_pdptes(&self) -> bool {
+        false
+    }
+    /// Gives them.
+    fn set_pdptes(&mut self, _v: &[u64; 4]) {}
 
     /// The state after RESET or INIT is the caller's (it sets every register); this resets what only
     /// the backend knows: pending injection, windows, shadow, NMI mask.

@@ -43,6 +43,8 @@ pub(crate) enum Slow {
     HaltToUser,
     /// A triple fault.
     TripleFault,
+    /// The hardware wants page-directory pointers that are not in memory right now.
+    Pdptes,
 }
 
 type After = Result<Next<UserExit>>;
@@ -92,6 +94,13 @@ pub(crate) fn handle<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, slo
         }
         Slow::HaltToUser => Ok(Next::ToUser(UserExit::Common(Common::Halt))),
         Slow::TripleFault => Ok(shutdown(ctx.vcpu)),
+        Slow::Pdptes => {
+            if ctx.vcpu.load_pdptes(&Phys::sleeping(view)).is_err() {
+                // None of the guest's addresses is mapped, then.
+                ctx.vcpu.hw.set_pdptes(&[0; 4]);
+            }
+            REENTER
+        }
     }
 }
 

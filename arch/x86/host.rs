@@ -65,8 +65,8 @@ impl Host {
         let caps = CapSet::EMPTY
             .with_if(Cap::Xsave, insn::osxsave())
             .with_if(Cap::Pku, insn::ospke())
-            .with(Cap::Invpcid)
-            .with(Cap::TscAux)
+            .with_if(Cap::Invpcid, hw.invpcid)
+            .with_if(Cap::TscAux, hw.rdtscp)
             .with(Cap::LfenceSerializing)
             .with(Cap::CpuidFaulting);
         let host = HostCaps {

@@ -30,6 +30,14 @@ pub(crate) mod msr {
     pub(crate) const VM_HSAVE_PA: u32 = 0xc001_0117;
     /// TSC_RATIO
     pub(crate) const TSC_RATIO: u32 = 0xc000_0104;
+    /// IA32_FEATURE_CONTROL (SDM vol. 4)
+    pub(crate) const FEAT_CTL: u32 = 0x3a;
+    /// IA32_VMX_BASIC, the first of VMX' capability MSRs (SDM vol. 3D, appendix A)
+    pub(crate) const VMX_BASIC: u32 = 0x480;
+    /// STAR
+    pub(crate) const STAR: u32 = 0xc000_0081;
+    /// SFMASK, the last of SYSCALL's
+    pub(crate) const SFMASK: u32 = 0xc000_0084;
 }
 
 /// The four registers that CPUID returns.

@@ -117,6 +117,36 @@ impl<B: Backend> Vcpu<B> {
         Ok(walk::translate(&self.paging(), phys, la, access)?)
     }
 
+    /// The page-directory pointers of PAE paging, for hardware that holds them: those of user space as long
+    /// as CR3 is what it was then, else from memory. Those that may not be loaded are as if not present.
+    ///
+    /// # Errors
+    /// They are not to be read (now).
+    pub(crate) fn load_pdptes(&mut self, phys: &Phys<'_, '_>) -> Result<(), GuestAccess> {
+        /// CR3 under PAE paging: 32 bits, 32-byte aligned.
+        const ADDRESS: u64 = 0xffff_ffe0;
+        let cr3 = self.hw.cr3();
+        let v = match self.pdptes {
+            Some((of, v)) if of == cr3 => v,
+            _ => {
+                let mut bytes = [0; 32];
+                phys.read(cr3 & ADDRESS, &mut bytes)?;
+                let mut v = [0; 4];
+                for (d, s) in v.iter_mut().zip(bytes.chunks_exact(8)) {
+                    *d = s.try_into().map_or(0, u64::from_le_bytes);
+                }
+                v
+            }
+        };
+        let width = self.features.maxphyaddr;
+        self.hw
+            .set_pdptes(&v.map(|e| match walk::pdpte_valid(e, width) {
+                true => e,
+                false => 0,
+            }));
+        Ok(())
+    }
+
     /// The linear address of the instruction at RIP.
     #[inline]
     pub(crate) fn code_address(&self) -> u64 {

@@ -5,6 +5,7 @@
 mod abi;
 #[allow(unreachable_pub, reason = "also compiled on the host, for fuzzing")]
 pub(crate) mod args;
+pub(crate) mod asid;
 pub(crate) mod backend;
 mod debug;
 mod emu;
@@ -31,6 +32,7 @@ pub(crate) mod svm;
 mod time;
 mod vcpu;
 mod vm;
+pub(crate) mod vmx;
 
 use crate::{
     abi::cap,
@@ -89,6 +91,11 @@ pub(crate) enum Loaded {
         /// Kept as long as the module.
         _vendor: Vendor<svm::Svm>,
     },
+    /// Intel's.
+    Vmx {
+        /// Kept as long as the module.
+        _vendor: Vendor<vmx::Vmx>,
+    },
 }
 
 /// Gives back what [`Backend::setup`] allocated, last of all.
@@ -110,9 +117,14 @@ pub(crate) fn load(kvm_node: bool) -> Result<Loaded> {
             _vendor: load_vendor(kvm_node)?,
         });
     }
-    pr_err!("this processor has no virtualization extension that rkvm knows (AMD's SVM)\n");
+    if vmx::Vmx::present() {
+        return Ok(Loaded::Vmx {
+            _vendor: load_vendor(kvm_node)?,
+        });
+    }
+    pr_err!("this processor has no virtualization extension (AMD's SVM, Intel's VMX)\n");
     pr_err!(
-        "inside a virtual machine: give it a CPU with svm, e.g. QEMU's -cpu host or max,+svm\n"
+        "inside a virtual machine: give it a CPU with one, e.g. QEMU's -cpu host or max,+svm\n"
     );
     Err(ENODEV)
 }
@@ -132,7 +144,7 @@ fn load_vendor<B: Backend>(kvm_node: bool) -> Result<Vendor<B>> {
 
 impl<B: Backend> Family for X86<B> {
     const NAME: &'static str = "x86";
-    const FREE_KVM: &'static str = "unload kvm_amd and kvm first";
+    const FREE_KVM: &'static str = "unload kvm_amd or kvm_intel, and kvm, first";
     // kvm_run, port data, the ring of coalesced accesses.
     const MMAP_PAGES: usize = 3;
     const COALESCED_PAGE: usize = rb::KVM_COALESCED_MMIO_PAGE_OFFSET as usize;

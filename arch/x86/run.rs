@@ -106,6 +106,9 @@ pub(crate) fn enter<B: Backend>(
         v.hw.set_windows(v.windows);
     }
     v.show_cr8();
+    if v.hw.wants_pdptes() && v.load_pdptes(&Phys::quick(view)).is_err() {
+        return Step::Leave(Some(Slow::Pdptes));
+    }
 
     v.fpu.enter_pkru();
     v.hw.enter(&mut v.gprs);
@@ -315,7 +318,8 @@ pub(crate) fn length<B: Backend>(v: &Vcpu<B>, view: &View<'_>, want: Mnemonic) -
 /// CPUID.
 pub(crate) fn cpuid<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, next: u64) -> Entered {
     let v = &mut *ctx.vcpu;
-    if v.msrs.cpuid_faults(v.hw.cpl()) {
+    // Asking for the privilege level may be slow.
+    if v.msrs.cpuid_may_fault() && v.msrs.cpuid_faults(v.hw.cpl()) {
         v.raise(Exception::gp(0));
         return AGAIN;
     }

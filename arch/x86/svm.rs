@@ -2,7 +2,6 @@
 
 //! SVM: AMD's virtualization extension with nested paging (AMD APM vol. 2, chapter 15).
 
-pub(crate) mod asid;
 pub(crate) mod check;
 pub(crate) mod decode;
 mod enable;

@@ -221,6 +221,12 @@ impl MsrState {
         }
     }
 
+    /// CPUID faults in user mode, or part of it.
+    #[inline]
+    pub fn cpuid_may_fault(&self) -> bool {
+        self.get(Slot::MiscFeatures) & 1 != 0 || self.get(Slot::Hwcr) & HWCR_CPUID_USER_DIS != 0
+    }
+
     /// CPUID faults with #GP at CPL > 0 (Intel's switch) or at CPL 3 (AMD's).
     #[inline]
     pub fn cpuid_faults(&self, cpl: u8) -> bool {

@@ -5,11 +5,11 @@
 //! AMD APM vol. 2, 15.4 (enabling SVM), 15.30.1 (VM_CR), 15.30.4 (VM_HSAVE_PA); CPUID Fn8000_0001
 //! and Fn8000_000A.
 
-use super::asid::Allocator;
 use super::check::Limits;
 use super::msrpm::Iopm;
 use super::npt;
 use super::vmcb::Vmcb;
+use crate::arch::x86::asid::Allocator;
 use crate::arch::x86::backend::HwCaps;
 use crate::arch::x86::insn::{self, msr};
 use crate::arch::x86::model::regs::{cr4, efer};
@@ -129,6 +129,9 @@ pub(super) fn setup() -> Result<HwCaps> {
         decode_assists: has(feature::DECODE_ASSISTS),
         flush_by_asid: has(feature::FLUSH_BY_ASID),
         pause_filter: has(feature::PAUSE_FILTER),
+        // No intercept keeps them from guests.
+        rdtscp: true,
+        invpcid: true,
         tsc_scaling: has(feature::TSC_RATE),
         v_spec_ctrl: has(feature::SPEC_CTRL),
     })

@@ -2,7 +2,6 @@
 
 //! One vCPU on SVM: its control block, and what the block alone does not say.
 
-use super::asid::{Asid, Flush};
 use super::check;
 use super::decode::{self, code};
 use super::enable::{self, Host};
@@ -13,6 +12,7 @@ use super::seg;
 use super::vmcb::{
     event_type, tlb_control, EventInfo, IntCtl, NpControl, TlbControl, Vmcb, VmcbSeg,
 };
+use crate::arch::x86::asid::{Asid, Flush};
 use crate::arch::x86::backend::{Field, HwCaps, HwVcpu};
 use crate::arch::x86::exit::{Event, Exit, Intercepts, Windows};
 use crate::arch::x86::insn::{self, msr};

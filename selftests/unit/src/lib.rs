@@ -24,10 +24,25 @@ pub mod arch {
         #[allow(dead_code, reason = "the module uses what the tests do not")]
         pub(crate) mod exit;
 
+        /// Address-space ids.
+        #[allow(dead_code, reason = "the module uses what the tests do not")]
+        pub(crate) mod asid;
+
+        /// Pure parts of VMX, tested in `vmx_tests`.
+        #[allow(dead_code, reason = "the module uses what the tests do not")]
+        pub(crate) mod vmx {
+            pub(crate) mod check;
+            pub(crate) mod controls;
+            pub(crate) mod decode;
+            pub(crate) mod ept;
+            pub(crate) mod event;
+            pub(crate) mod field;
+            pub(crate) mod mirror;
+        }
+
         /// Pure parts of SVM, tested in `svm_tests`.
         #[allow(dead_code, reason = "the module uses what the tests do not")]
         pub(crate) mod svm {
-            pub(crate) mod asid;
             pub(crate) mod check;
             pub(crate) mod decode;
             pub(crate) mod intercepts;
@@ -79,3 +94,5 @@ pub mod ioctls;
 
 #[cfg(test)]
 mod svm_tests;
+#[cfg(test)]
+mod vmx_tests;

@@ -3,10 +3,10 @@
 //! The pure parts of SVM: control block, exit decoding, events, permission maps, entry rules,
 //! nested-page-table format, ASIDs, intercept tables.
 
+use crate::arch::x86::asid::{Allocator, Flush};
 use crate::arch::x86::exit::*;
 use crate::arch::x86::model::regs::*;
 use crate::arch::x86::svm::{
-    asid::{Allocator, Flush},
     check::{broken_rule, Limits},
     decode::{self, code},
     intercepts::{self, Intercept, Own, Word},

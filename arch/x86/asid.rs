@@ -4,8 +4,8 @@
 //!
 //! A CPU counts ASIDs up from 1 (0 is the host's). When they run out, a new generation begins and
 //! the whole TLB is flushed once; ASIDs of older generations are void. A vCPU keeps its ASID while it
-//! stays on its CPU and the generation lasts. AMD APM vol. 2, 15.16. Pure; the owner
-//! serializes access (it runs on the CPU in question, IRQs off).
+//! stays on its CPU and the generation lasts. AMD APM vol. 2, 15.16; VPIDs of Intel's are the same thing
+//! (SDM vol. 3C 30.1). Pure; the owner serializes access (it runs on the CPU in question, IRQs off).
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -20,7 +20,7 @@ pub(crate) struct Asid {
     pub(crate) cpu: u32,
 }
 
-/// What an allocation asks of the next VMRUN.
+/// What an allocation asks for before the next entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flush {
     /// Nothing: no entry of this ASID can be in the TLB.
@@ -46,7 +46,7 @@ impl Allocator {
         }
     }
 
-    /// SVM was turned on (again) here: `max` is the highest ASID. Every ASID handed out before is
+    /// The hardware was turned on (again) here: `max` is the highest ASID. Every ASID handed out before is
     /// void, and the first one to come flushes the TLB.
     pub(crate) fn restart(&self, max: u32) {
         self.max.store(max, Relaxed);

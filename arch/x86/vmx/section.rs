@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a guest section brings to a CPU and takes away again: the VMCS, the host's state in it, the
+//! MSRs that VMX does not switch, and what a new CPU must forget.
+
+use super::controls::Controls;
+use super::entry::{self, SpecCtrl};
+use super::field as f;
+use super::mirror::Guest;
+use super::vcpu::{Stale, VmxVcpu, Written, CR0_OURS};
+use crate::arch::x86::asid::Flush;
+use crate::arch::x86::insn;
+use crate::arch::x86::model::regs::efer;
+use core::sync::atomic::Ordering::Relaxed;
+
+/// PAUSEs no further apart than this, in cycles, are one loop; how long it may last.
+const PLE_GAP: u32 = 128;
+const PLE_WINDOW: u32 = 4096;
+
+impl VmxVcpu {
+    /// See [`crate::arch::x86::backend::HwVcpu::begin_section`].
+    pub(super) fn begin(&mut self) {
+        let Some((cpu, slot)) = self.host.cpus.current() else {
+            return;
+        };
+        // A failure shows in the next entry, which does not happen then.
+        let Ok(fresh) = self.vmcs.load() else { return };
+        if cpu != self.cpu || fresh {
+            self.cpu = cpu;
+            // What this CPU knows of the tables may be old: it was not told while others ran the guest.
+            self.stale = Stale::Tables;
+            entry::host_cpu(&mut self.state);
+            self.vmcs.put(&f::HOST_GS_BASE, self.state.gs_base);
+            self.vmcs.put(&f::HOST_TR_BASE, self.state.tr_base);
+            self.vmcs.put(&f::HOST_GDTR_BASE, self.state.gdt_base);
+            self.vmcs
+                .put(&f::HOST_SYSENTER_ESP, self.state.sysenter_esp);
+        }
+        let new_guest = slot.last.swap(self.id, Relaxed) != self.id;
+        // Guests must not steer each other's speculation.
+        if self.host.barrier && new_guest {
+            let _ = insn::ibpb();
+        }
+        let (cr3, cr4, fs_base) = (self.state.cr3, self.state.cr4, self.state.fs_base);
+        entry::host_task(&mut self.state);
+        if fresh || cr3 != self.state.cr3 {
+            self.vmcs.put(&f::HOST_CR3, self.state.cr3);
+        }
+        if fresh || cr4 != self.state.cr4 {
+            self.vmcs.put(&f::HOST_CR4, self.state.cr4);
+        }
+        if fresh || fs_base != self.state.fs_base {
+            self.vmcs.put(&f::HOST_FS_BASE, self.state.fs_base);
+        }
+        if !slot.vpids.valid(&self.vpid, cpu) {
+            let (vpid, flush) = slot.vpids.allocate(cpu);
+            self.vpid = vpid;
+            if flush == Flush::All {
+                entry::invvpid_all();
+            }
+            self.vmcs.put(&f::VPID, self.vpid());
+        }
+        if fresh {
+            self.write_constant();
+        }
+        match insn::host_spec_ctrl() {
+            Some(host) => {
+                let direct = self.spec_direct;
+                self.vmcs.set_spec_ctrl(SpecCtrl::Switch { direct }, host);
+            }
+            None => self.vmcs.set_spec_ctrl(SpecCtrl::None, 0),
+        }
+        entry::set_kernel_gs(self.kernel_gs);
+        if self.dr6_live {
+            entry::set_dr6(self.dr6);
+        }
+        if self.m.get(&self.vmcs, Guest::Efer) & efer::SCE != 0 {
+            self.load_syscall();
+        }
+        if let Some(fill) = &self.host.l1d {
+            entry::flush_l1d(fill);
+        }
+    }
+
+    /// See [`crate::arch::x86::backend::HwVcpu::end_section`].
+    pub(super) fn end(&mut self) {
+        if !self.vmcs.is_current() {
+            return;
+        }
+        self.m.complete(&self.vmcs);
+        self.kernel_gs = entry::kernel_gs();
+        if self.dr6_live {
+            self.dr6 = entry::dr6();
+        }
+        if self.syscall_loaded {
+            self.syscall_loaded = false;
+            entry::set_syscall_msrs(&self.host.syscall, &self.syscall);
+        }
+        self.vmcs.unload();
+        entry::host_restore(&self.state);
+        insn::guest_has_run();
+    }
+
+    /// The VPID, as the VMCS has it.
+    pub(super) fn vpid(&self) -> u16 {
+        (self.vpid.value & 0xffff) as u16
+    }
+
+    /// SYSCALL's MSRs become the guest's until the section ends.
+    pub(super) fn load_syscall(&mut self) {
+        if !self.syscall_loaded {
+            self.syscall_loaded = true;
+            entry::set_syscall_msrs(&self.syscall, &self.host.syscall);
+        }
+    }
+
+    /// What stays as it is for the vCPU's life: written at its first section.
+    #[cold]
+    fn write_constant(&mut self) {
+        let (v, h, plan) = (&self.vmcs, &self.state, &self.host.plan);
+        let Controls { pin, exit, .. } = plan.controls;
+        v.put(&f::PIN, pin);
+        v.put(&f::EXIT, exit);
+        v.put(&f::EPTP, self.eptp);
+        v.put(&f::MSR_BITMAP, self.bitmap.phys());
+        v.put(&f::VIRTUAL_APIC, self.apic.phys());
+        v.put(&f::TPR_THRESHOLD, 0);
+        v.put(&f::LINK_POINTER, u64::MAX);
+        v.put(&f::PF_MASK, 0);
+        v.put(&f::PF_MATCH, 0);
+        v.put(&f::CR3_TARGETS, 0);
+        v.put(&f::EXIT_STORES, 0);
+        v.put(&f::EXIT_LOADS, 0);
+        v.put(&f::ENTRY_LOADS, 0);
+        v.put(&f::ENTRY_EVENT, 0);
+        v.put(&f::CR0_MASK, CR0_OURS);
+        v.put(&f::CR4_MASK, u64::MAX);
+        v.put(&f::TIMER, self.host.timer);
+        v.put(&f::PLE_GAP, PLE_GAP);
+        v.put(&f::PLE_WINDOW, PLE_WINDOW);
+
+        v.put(&f::HOST_CR0, h.cr0);
+        v.put(&f::HOST_CS, h.cs);
+        v.put(&f::HOST_SS, h.ss);
+        v.put(&f::HOST_TR, h.tr);
+        // User space's: null while guests run, and put back as they were.
+        v.put(&f::HOST_DS, 0);
+        v.put(&f::HOST_ES, 0);
+        v.put(&f::HOST_FS, 0);
+        v.put(&f::HOST_GS, 0);
+        v.put(&f::HOST_IDTR_BASE, h.idt_base);
+        v.put(&f::HOST_SYSENTER_CS, (h.sysenter_cs & 0xffff_ffff) as u32);
+        v.put(&f::HOST_SYSENTER_EIP, h.sysenter_eip);
+        v.put(&f::HOST_EFER, h.efer);
+        v.put(&f::HOST_PAT, h.pat);
+        v.put(&f::HOST_RIP, h.rip);
+
+        let w = self.wanted_controls();
+        v.put(&f::PROC, w.proc);
+        v.put(&f::PROC2, w.proc2);
+        v.put(&f::ENTRY, w.entry);
+        v.put(&f::EXCEPTIONS, w.exceptions);
+        v.put(&f::TSC_OFFSET, w.tsc_offset);
+        self.written = w;
+    }
+
+    /// The controls as they are to be now.
+    pub(super) fn wanted_controls(&self) -> Written {
+        let plan = &self.host.plan;
+        Written {
+            proc: plan.proc(&self.wanted, self.windows),
+            proc2: plan.proc2(&self.wanted),
+            entry: self.entry_controls(),
+            exceptions: super::vcpu::EXCEPTIONS | self.wanted.exceptions,
+            tsc_offset: self.tsc_offset,
+        }
+    }
+
+    /// Before an entry: something else than registers has changed.
+    #[cold]
+    pub(super) fn prepare(&mut self) {
+        let w = self.wanted_controls();
+        if w != self.written {
+            let (v, old) = (&self.vmcs, &self.written);
+            if w.proc != old.proc {
+                v.put(&f::PROC, w.proc);
+            }
+            if w.proc2 != old.proc2 {
+                v.put(&f::PROC2, w.proc2);
+            }
+            if w.entry != old.entry {
+                v.put(&f::ENTRY, w.entry);
+            }
+            if w.exceptions != old.exceptions {
+                v.put(&f::EXCEPTIONS, w.exceptions);
+            }
+            if w.tsc_offset != old.tsc_offset {
+                v.put(&f::TSC_OFFSET, w.tsc_offset);
+            }
+            self.written = w;
+        }
+        match self.stale {
+            Stale::Nothing | Stale::Controls => {}
+            Stale::Linear => entry::invvpid(self.vpid()),
+            // What is combined of both goes with it.
+            Stale::Tables => entry::invept(self.eptp),
+        }
+        self.stale = Stale::Nothing;
+        if self.m.get(&self.vmcs, Guest::Efer) & efer::SCE != 0 {
+            self.load_syscall();
+        }
+    }
+}
