@@ -177,7 +177,7 @@ pub(crate) trait Family: Sized + Send + Sync + 'static {
         id: u32,
         index: u32,
         kick: &Arc<Kick>,
-    ) -> Result<(Self::Vcpu, Self::Shared)>;
+    ) -> Result<(KBox<Self::Vcpu>, Self::Shared)>;
 
     /// An ioctl of a vCPU other than `KVM_RUN`.
     ///

@@ -44,7 +44,8 @@ const STREAK: u32 = 256;
 
 /// What is under a vCPU's lock.
 struct Inner<F: Family> {
-    vcpu: F::Vcpu,
+    /// In a place of its own: families make it there, since it may be too large for the stack.
+    vcpu: KBox<F::Vcpu>,
     sigmask: Option<SignalSet>,
 }
 

@@ -210,7 +210,7 @@ impl Family for Arm64 {
         id: u32,
         index: u32,
         kick: &Arc<Kick>,
-    ) -> Result<(Self::Vcpu, Self::Shared)> {
+    ) -> Result<(KBox<Self::Vcpu>, Self::Shared)> {
         if vm.controller.is_ready() {
             return Err(trace::refuse(EBUSY, c"the GIC has all its vCPUs"));
         }
@@ -229,7 +229,7 @@ impl Family for Arm64 {
             mpidr,
             pmu_irq: AtomicU32::new(0),
         };
-        Ok((v, shared))
+        Ok((KBox::new(v, GFP_KERNEL_ACCOUNT)?, shared))
     }
 
     fn vcpu_ioctl(ctx: &mut Ctx<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {

@@ -224,7 +224,7 @@ impl<B: Backend> Family for X86<B> {
         id: u32,
         _index: u32,
         kick: &Arc<Kick>,
-    ) -> Result<(Self::Vcpu, Self::Shared)> {
+    ) -> Result<(KBox<Self::Vcpu>, Self::Shared)> {
         let mail = Mail::new(kick)?;
         let v = vcpu::Vcpu::new(
             &vm.family,

@@ -124,7 +124,7 @@ impl<B: Backend> Vcpu<B> {
         id: u32,
         has_lapic: bool,
         mail: Arc<Mail>,
-    ) -> Result<Self> {
+    ) -> Result<KBox<Self>> {
         let host = vm.host;
         let bsp = id == vm.boot_cpu_id();
         let config = Config {
@@ -134,7 +134,7 @@ impl<B: Backend> Vcpu<B> {
             lint0_extint: !vm.quirk_disabled(crate::bindings::KVM_X86_QUIRK_LINT0_REENABLED),
         };
         let features = GuestFeatures::default();
-        let mut v = Self {
+        let vcpu = try_init!(Self {
             hw: B::vcpu(&host.hw, root)?,
             host,
             gprs: Gprs::default(),
@@ -185,10 +185,12 @@ impl<B: Backend> Vcpu<B> {
             has_lapic,
             bsp,
             has_run: false,
-        };
+        }? Error);
+        let mut v = KBox::init(vcpu, GFP_KERNEL_ACCOUNT)?;
         v.reset(false);
         v.hw.set_field(Field::Pat, super::model::msr::PAT_INIT);
-        v.hw.set_tsc_offset(v.tsc.offset());
+        let offset = v.tsc.offset();
+        v.hw.set_tsc_offset(offset);
         v.direct_msrs(vm);
         Ok(v)
     }
