@@ -139,13 +139,14 @@ fn time(args: &Args, status: i32) -> Result<(), Box<dyn std::error::Error>> {
         if let Some(busy) = run(&args.command, status)? {
             least = least.min(busy);
             boots += 1;
+            // Each time, so that something is known if the rest comes to no end.
+            println!("raw boot {least}");
         } else {
             forgive = forgive
                 .checked_sub(1)
                 .ok_or("the command comes to no end")?;
         }
     }
-    println!("raw boot {least}");
     Ok(())
 }
 
