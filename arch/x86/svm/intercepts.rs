@@ -132,7 +132,6 @@ pub(crate) const OWN: &[(OwnWanted, Intercept)] = &[
     (|o| o.cr4, i(Word::Cr, 4, "CR4_READ", "MCE is clear for the guest only")),
     (|o| o.iret, i(Word::Misc3, 20, "IRET", "NMIs are held back until then")),
     (|o| o.vintr, i(Word::Misc3, 4, "VINTR", "an interrupt waits")),
-    (|o| o.vintr, i(Word::Cr, 16 + 8, "CR8_WRITE", "QEMU's TCG aborts at one while V_IRQ is set")),
     (|o| o.step, i(Word::Exception, vector::DB as u32, "#DB", "the end of one instruction")),
 ];
 
@@ -196,6 +195,11 @@ impl Words {
 /// All that is wanted, together.
 pub(crate) fn words(wanted: &Intercepts, own: &Own) -> Words {
     let mut w = Words::default();
+    let wanted = &Intercepts {
+        // QEMU's TCG aborts at such a write while V_IRQ is set.
+        cr8_write: wanted.cr8_write || own.vintr,
+        ..*wanted
+    };
     let optional = OPTIONAL.iter().filter(|(f, _)| f(wanted)).map(|(_, n)| n);
     let own = OWN.iter().filter(|(f, _)| f(own)).map(|(_, n)| n);
     ALWAYS
