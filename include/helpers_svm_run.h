@@ -3,27 +3,17 @@
 #ifndef RKVM_SVM_RUN_H
 #define RKVM_SVM_RUN_H
 
-/* Offsets in struct rkvm_svm_run. */
-#define RKVM_SVM_RUN_VMCB 0
-#define RKVM_SVM_RUN_HOST 8
-#define RKVM_SVM_RUN_SPEC_GUEST 16
-#define RKVM_SVM_RUN_SPEC_HOST 24
-#define RKVM_SVM_RUN_FLAGS 32
+#include "guest_run_x86.h"
 
-/* The guest's SPEC_CTRL is switched by us, not by hardware. */
-#define RKVM_SVM_SPEC_SWITCH 1
-/* The guest can write SPEC_CTRL without an exit: read it back. */
-#define RKVM_SVM_SPEC_DIRECT 2
+/* Offsets in struct rkvm_svm_run. */
+#define RKVM_SVM_RUN_VMCB RKVM_SPEC_CTRL_SIZE
+#define RKVM_SVM_RUN_HOST (RKVM_SPEC_CTRL_SIZE + 8)
 
 #ifndef __ASSEMBLY__
-#include <linux/types.h>
-
 struct rkvm_svm_run {
+	struct rkvm_spec_ctrl spec;
 	u64 vmcb;	/* physical address of the control block */
 	u64 host;	/* physical address of what rkvm_svm_save_host() saved on this CPU */
-	u64 spec_guest;
-	u64 spec_host;
-	u32 flags;	/* RKVM_SVM_SPEC_* */
 };
 #endif
 

@@ -3,29 +3,19 @@
 #ifndef RKVM_VMX_RUN_H
 #define RKVM_VMX_RUN_H
 
-/* Offsets in struct rkvm_vmx_run. */
-#define RKVM_VMX_RUN_HOST_RSP 0
-#define RKVM_VMX_RUN_CR2 8
-#define RKVM_VMX_RUN_SPEC_GUEST 16
-#define RKVM_VMX_RUN_SPEC_HOST 24
-#define RKVM_VMX_RUN_FLAGS 32
+#include "guest_run_x86.h"
 
-/* The VMCS was launched since it was loaded: VMRESUME. The lowest bit, which the entry code copies to CF. */
-#define RKVM_VMX_LAUNCHED 1
-/* The guest's SPEC_CTRL is switched by us. */
-#define RKVM_VMX_SPEC_SWITCH 2
-/* The guest can write SPEC_CTRL without an exit: read it back. */
-#define RKVM_VMX_SPEC_DIRECT 4
+/* Offsets in struct rkvm_vmx_run. */
+#define RKVM_VMX_RUN_HOST_RSP RKVM_SPEC_CTRL_SIZE
+#define RKVM_VMX_RUN_CR2 (RKVM_SPEC_CTRL_SIZE + 8)
+#define RKVM_VMX_RUN_LAUNCHED (RKVM_SPEC_CTRL_SIZE + 16)
 
 #ifndef __ASSEMBLY__
-#include <linux/types.h>
-
 struct rkvm_vmx_run {
+	struct rkvm_spec_ctrl spec;
 	u64 host_rsp;	/* what HOST_RSP holds */
 	u64 cr2;	/* the guest's */
-	u64 spec_guest;
-	u64 spec_host;
-	u32 flags;	/* RKVM_VMX_* */
+	u32 launched;	/* 1: the VMCS was launched since it was loaded: VMRESUME */
 	u32 reason;	/* of the last exit */
 	u32 intr_info;	/* VM-exit interruption information, if the reason is an exception or NMI */
 	u32 unused;

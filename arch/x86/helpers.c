@@ -20,11 +20,13 @@
 #include "guest_entry.h"
 #include "helpers_x86.h"
 
+static_assert(offsetof(struct rkvm_spec_ctrl, guest) == RKVM_SPEC_CTRL_GUEST);
+static_assert(offsetof(struct rkvm_spec_ctrl, host) == RKVM_SPEC_CTRL_HOST);
+static_assert(offsetof(struct rkvm_spec_ctrl, flags) == RKVM_SPEC_CTRL_FLAGS);
+static_assert(sizeof(struct rkvm_spec_ctrl) == RKVM_SPEC_CTRL_SIZE);
+static_assert(offsetof(struct rkvm_svm_run, spec) == 0);
 static_assert(offsetof(struct rkvm_svm_run, vmcb) == RKVM_SVM_RUN_VMCB);
 static_assert(offsetof(struct rkvm_svm_run, host) == RKVM_SVM_RUN_HOST);
-static_assert(offsetof(struct rkvm_svm_run, spec_guest) == RKVM_SVM_RUN_SPEC_GUEST);
-static_assert(offsetof(struct rkvm_svm_run, spec_host) == RKVM_SVM_RUN_SPEC_HOST);
-static_assert(offsetof(struct rkvm_svm_run, flags) == RKVM_SVM_RUN_FLAGS);
 
 noinstr int rkvm_svm_enter(struct rkvm_svm_run *run, u64 *gprs)
 {

@@ -28,6 +28,7 @@ mod msr;
 mod pv;
 mod run;
 mod shared;
+mod spec_ctrl;
 pub(crate) mod svm;
 mod time;
 mod vcpu;

@@ -4,7 +4,7 @@
 
 use super::msrpm::{Iopm, Msrpm};
 use super::vmcb::Vmcb;
-use crate::arch::x86::model::regs::Gprs;
+use crate::arch::x86::{model::regs::Gprs, spec_ctrl::SpecCtrl};
 use crate::bindings;
 use crate::host::hw_page::{HwLayout, HwPage};
 use kernel::prelude::*;
@@ -16,15 +16,6 @@ unsafe impl HwLayout for Msrpm {}
 // SAFETY: Plain bytes.
 unsafe impl HwLayout for Iopm {}
 
-/// How the guest's SPEC_CTRL is switched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SpecCtrl {
-    /// Not at all, or by the hardware.
-    None,
-    /// By the entry code. `direct`: the guest may write it without an exit.
-    Switch { direct: bool },
-}
-
 /// The parameters of an entry, kept from one to the next.
 pub(super) struct Run(bindings::rkvm_svm_run);
 
@@ -32,11 +23,9 @@ impl Run {
     /// For this control block, which must live as long.
     pub(super) fn new(vmcb: &HwPage<Vmcb>, encryption: u64) -> Self {
         Self(bindings::rkvm_svm_run {
+            spec: SpecCtrl::default(),
             vmcb: vmcb.phys() | encryption,
             host: 0,
-            spec_guest: 0,
-            spec_host: 0,
-            flags: 0,
         })
     }
 
@@ -60,26 +49,14 @@ impl Run {
         self.0.host = 0;
     }
 
-    /// Chooses how SPEC_CTRL is switched; `host` is the value of this CPU.
-    pub(super) fn set_spec_ctrl(&mut self, how: SpecCtrl, host: u64) {
-        self.0.spec_host = host;
-        self.0.flags = match how {
-            SpecCtrl::None => 0,
-            SpecCtrl::Switch { direct: false } => bindings::RKVM_SVM_SPEC_SWITCH,
-            SpecCtrl::Switch { direct: true } => {
-                bindings::RKVM_SVM_SPEC_SWITCH | bindings::RKVM_SVM_SPEC_DIRECT
-            }
-        };
+    /// How SPEC_CTRL is switched.
+    pub(super) fn spec_ctrl(&mut self) -> &mut SpecCtrl {
+        &mut self.0.spec
     }
 
     /// The guest's SPEC_CTRL, when the entry code switches it.
     pub(super) fn spec_guest(&self) -> u64 {
-        self.0.spec_guest
-    }
-
-    /// Sets it.
-    pub(super) fn set_spec_guest(&mut self, v: u64) {
-        self.0.spec_guest = v;
+        self.0.spec.guest
     }
 
     /// Runs the guest until its next exit.

@@ -5,7 +5,7 @@
 use super::check;
 use super::decode::{self, code};
 use super::enable::{self, Host};
-use super::entry::{Run, SpecCtrl};
+use super::entry::Run;
 use super::intercepts::{self, Own};
 use super::msrpm::Msrpm;
 use super::seg;
@@ -463,17 +463,8 @@ impl HwVcpu for SvmVcpu {
         }
         // A failure shows in the next entry, which does not happen then.
         let _ = self.run.save_host(&slot.save, self.host.encryption);
-        match insn::host_spec_ctrl() {
-            Some(host) if !self.caps.v_spec_ctrl => {
-                self.run.set_spec_ctrl(
-                    SpecCtrl::Switch {
-                        direct: self.spec_direct,
-                    },
-                    host,
-                );
-            }
-            _ => self.run.set_spec_ctrl(SpecCtrl::None, 0),
-        }
+        let (switch, direct) = (!self.caps.v_spec_ctrl, self.spec_direct);
+        self.run.spec_ctrl().choose(switch, direct);
         if self.caps.tsc_scaling {
             let _ = insn::set_tsc_ratio(self.tsc_ratio);
         }
@@ -695,7 +686,7 @@ impl HwVcpu for SvmVcpu {
             Field::SysenterEip => b.set_sysenter_eip(v),
             Field::Pat => b.set_g_pat(v),
             Field::SpecCtrl if self.caps.v_spec_ctrl => b.set_spec_ctrl(v),
-            Field::SpecCtrl => self.run.set_spec_guest(v),
+            Field::SpecCtrl => self.run.spec_ctrl().guest = v,
         }
     }
 

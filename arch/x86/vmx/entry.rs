@@ -4,21 +4,12 @@
 
 use super::field::{Field, Rw, Width};
 use super::mirror::Hardware;
-use crate::arch::x86::model::regs::Gprs;
+use crate::arch::x86::{model::regs::Gprs, spec_ctrl::SpecCtrl};
 use crate::bindings;
 use crate::host::hw_page::HwPage;
 use core::arch::asm;
 use core::cell::Cell;
 use kernel::prelude::*;
-
-/// How the guest's SPEC_CTRL is switched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SpecCtrl {
-    /// Not at all.
-    None,
-    /// By the entry code. `direct`: the guest may write it without an exit.
-    Switch { direct: bool },
-}
 
 /// The host's state, as exits bring it back.
 pub(super) type HostState = bindings::rkvm_vmx_host;
@@ -76,7 +67,7 @@ impl Vmcs {
         }
         self.fresh = false;
         self.current.set(true);
-        self.run.flags &= !bindings::RKVM_VMX_LAUNCHED;
+        self.run.launched = 0;
         Ok(fresh)
     }
 
@@ -118,27 +109,14 @@ impl Vmcs {
         self.run.cr2 = v;
     }
 
-    /// Chooses how SPEC_CTRL is switched; `host` is the value of this CPU.
-    pub(super) fn set_spec_ctrl(&mut self, how: SpecCtrl, host: u64) {
-        let bits = match how {
-            SpecCtrl::None => 0,
-            SpecCtrl::Switch { direct: false } => bindings::RKVM_VMX_SPEC_SWITCH,
-            SpecCtrl::Switch { direct: true } => {
-                bindings::RKVM_VMX_SPEC_SWITCH | bindings::RKVM_VMX_SPEC_DIRECT
-            }
-        };
-        self.run.spec_host = host;
-        self.run.flags = self.run.flags & bindings::RKVM_VMX_LAUNCHED | bits;
+    /// How SPEC_CTRL is switched.
+    pub(super) fn spec_ctrl(&mut self) -> &mut SpecCtrl {
+        &mut self.run.spec
     }
 
     /// The guest's SPEC_CTRL.
     pub(super) fn spec_guest(&self) -> u64 {
-        self.run.spec_guest
-    }
-
-    /// Sets it.
-    pub(super) fn set_spec_guest(&mut self, v: u64) {
-        self.run.spec_guest = v;
+        self.run.spec.guest
     }
 
     /// Why the last run ended, and what exception or NMI it was if it was one.

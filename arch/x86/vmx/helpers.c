@@ -26,11 +26,10 @@
 #include "guest_entry.h"
 #include "helpers_x86.h"
 
+static_assert(offsetof(struct rkvm_vmx_run, spec) == 0);
 static_assert(offsetof(struct rkvm_vmx_run, host_rsp) == RKVM_VMX_RUN_HOST_RSP);
 static_assert(offsetof(struct rkvm_vmx_run, cr2) == RKVM_VMX_RUN_CR2);
-static_assert(offsetof(struct rkvm_vmx_run, spec_guest) == RKVM_VMX_RUN_SPEC_GUEST);
-static_assert(offsetof(struct rkvm_vmx_run, spec_host) == RKVM_VMX_RUN_SPEC_HOST);
-static_assert(offsetof(struct rkvm_vmx_run, flags) == RKVM_VMX_RUN_FLAGS);
+static_assert(offsetof(struct rkvm_vmx_run, launched) == RKVM_VMX_RUN_LAUNCHED);
 
 /* Fields and values that the entry needs itself (SDM vol. 3D, appendix B; vol. 3C, 26.9). */
 #define EXIT_REASON 0x4402
@@ -73,7 +72,7 @@ noinstr int rkvm_vmx_enter(struct rkvm_vmx_run *run, u64 *gprs)
 	rkvm_guest_begins();
 	ret = rkvm_vmx_vmenter(run, gprs);
 	if (!ret) {
-		run->flags |= RKVM_VMX_LAUNCHED;
+		run->launched = 1;
 		run->reason = read_field(EXIT_REASON);
 		if (run->reason == REASON_EXCEPTION_OR_NMI) {
 			run->intr_info = read_field(EXIT_INTR_INFO);
@@ -89,26 +88,27 @@ noinstr int rkvm_vmx_enter(struct rkvm_vmx_run *run, u64 *gprs)
 
 #define NO_VMCS (~0ULL)
 
+/* One that succeeds or fails (VMfail or a fault), as a function. */
+#define VMX_OP(insn, ...) ({						\
+	__label__ fail;							\
+	int err = -EIO;							\
+	asm goto("1: " insn "\n"					\
+		 "jna %l[fail]\n"					\
+		 _ASM_EXTABLE(1b, %l[fail])				\
+		 : : __VA_ARGS__ : "cc", "memory" : fail);		\
+	err = 0;							\
+fail:									\
+	err;								\
+})
+
 static int load(u64 pa)
 {
-	asm goto("1: vmptrld %0\n"
-		 "jna %l[fail]\n"
-		 _ASM_EXTABLE(1b, %l[fail])
-		 : : "m" (pa) : "cc" : fail);
-	return 0;
-fail:
-	return -EIO;
+	return VMX_OP("vmptrld %0", "m" (pa));
 }
 
 static int clear(u64 pa)
 {
-	asm goto("1: vmclear %0\n"
-		 "jna %l[fail]\n"
-		 _ASM_EXTABLE(1b, %l[fail])
-		 : : "m" (pa) : "cc" : fail);
-	return 0;
-fail:
-	return -EIO;
+	return VMX_OP("vmclear %0", "m" (pa));
 }
 
 static int current_vmcs(u64 *pa)
@@ -148,26 +148,14 @@ int rkvm_vmx_invept(u64 type, u64 eptp)
 {
 	struct { u64 eptp, zero; } desc = { eptp, 0 };
 
-	asm goto("1: invept %0, %1\n"
-		 "jna %l[fail]\n"
-		 _ASM_EXTABLE(1b, %l[fail])
-		 : : "m" (desc), "r" (type) : "cc", "memory" : fail);
-	return 0;
-fail:
-	return -EIO;
+	return VMX_OP("invept %0, %1", "m" (desc), "r" (type));
 }
 
 int rkvm_vmx_invvpid(u64 type, u16 vpid, u64 address)
 {
 	struct { u64 vpid, address; } desc = { vpid, address };
 
-	asm goto("1: invvpid %0, %1\n"
-		 "jna %l[fail]\n"
-		 _ASM_EXTABLE(1b, %l[fail])
-		 : : "m" (desc), "r" (type) : "cc", "memory" : fail);
-	return 0;
-fail:
-	return -EIO;
+	return VMX_OP("invvpid %0, %1", "m" (desc), "r" (type));
 }
 
 /* Who turns VMX on */

@@ -4,7 +4,7 @@
 //! MSRs that VMX does not switch, and what a new CPU must forget.
 
 use super::controls::Controls;
-use super::entry::{self, SpecCtrl};
+use super::entry;
 use super::field as f;
 use super::mirror::Guest;
 use super::vcpu::{Stale, VmxVcpu, Written, CR0_OURS};
@@ -63,13 +63,8 @@ impl VmxVcpu {
         if fresh {
             self.write_constant();
         }
-        match insn::host_spec_ctrl() {
-            Some(host) => {
-                let direct = self.spec_direct;
-                self.vmcs.set_spec_ctrl(SpecCtrl::Switch { direct }, host);
-            }
-            None => self.vmcs.set_spec_ctrl(SpecCtrl::None, 0),
-        }
+        let direct = self.spec_direct;
+        self.vmcs.spec_ctrl().choose(true, direct);
         entry::set_kernel_gs(self.kernel_gs);
         if self.dr6_live {
             entry::set_dr6(self.dr6);

@@ -580,7 +580,7 @@ impl HwVcpu for VmxVcpu {
             Field::SysenterEsp => self.m.set(Guest::SysenterEsp, v),
             Field::SysenterEip => self.m.set(Guest::SysenterEip, v),
             Field::Pat => self.m.set(Guest::Pat, v),
-            Field::SpecCtrl => self.vmcs.set_spec_guest(v),
+            Field::SpecCtrl => self.vmcs.spec_ctrl().guest = v,
         }
     }
 
