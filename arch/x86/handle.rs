@@ -45,6 +45,8 @@ pub(crate) enum Slow {
     TripleFault,
     /// The hardware wants page-directory pointers that are not in memory right now.
     Pdptes,
+    /// Whether the guest has ended its interrupt is not to be found out right now; and then this exit.
+    Eoi(Option<Exit>),
 }
 
 type After = Result<Next<UserExit>>;
@@ -91,6 +93,11 @@ pub(crate) fn handle<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, slo
                 index: (v.gprs.get(Gpr::Rcx) & 0xffff_ffff) as u32,
                 data: if write { v.edx_eax() } else { 0 },
             }))
+        }
+        Slow::Eoi(e) => {
+            let v = &mut *ctx.vcpu;
+            v.pv.eoi.settle_now(&mut v.lapic, view);
+            e.map_or(REENTER, |e| exit(ctx, view, &e))
         }
         Slow::HaltToUser => Ok(Next::ToUser(UserExit::Common(Common::Halt))),
         Slow::TripleFault => Ok(shutdown(ctx.vcpu)),

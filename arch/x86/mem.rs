@@ -39,6 +39,16 @@ impl<'a, 'v> Phys<'a, 'v> {
             self.view.read_nofault(gpa, buf)
         }
     }
+
+    /// Writes guest-physical memory.
+    #[inline]
+    pub(crate) fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), GuestAccess> {
+        if self.sleep {
+            self.view.write(gpa, bytes)
+        } else {
+            self.view.write_nofault(gpa, bytes)
+        }
+    }
 }
 
 impl GuestPhys for Phys<'_, '_> {

@@ -297,6 +297,9 @@ impl<B: Backend> Family for X86<B> {
             return;
         };
         let v = &mut *ctx.vcpu;
+        if v.pv.eoi.is_armed() {
+            v.pv.eoi.settle_now(&mut v.lapic, &ctx.vm.memory.read());
+        }
         let cpu = v.cpu();
         let ready = v.events.ready_for_extint(cpu) && v.takes_extint() && !v.pending.is_waiting();
         run.write(

@@ -96,7 +96,7 @@ impl<B: Backend> Vcpu<B> {
                 Service::WallClock => vm.wall_clock_msr(),
                 Service::SystemTime { .. } => self.pv.system_time,
                 Service::StealTime => self.pv.steal_time,
-                Service::PvEoi => self.pv.eoi,
+                Service::PvEoi => self.pv.eoi.msr(),
                 Service::AsyncPf | Service::AsyncPfInt | Service::AsyncPfAck => 0,
             },
         })
@@ -194,7 +194,7 @@ impl<B: Backend> Vcpu<B> {
             Service::WallClock => self.pv.write_wall_clock(vm, v),
             Service::SystemTime { old } => self.pv.write_system_time(v, old).map_err(invalid)?,
             Service::StealTime => self.pv.write_steal_time(v).map_err(invalid)?,
-            Service::PvEoi => self.pv.write_eoi(v).map_err(invalid)?,
+            Service::PvEoi => self.pv.eoi.write_msr(v).map_err(invalid)?,
             Service::AsyncPf | Service::AsyncPfInt | Service::AsyncPfAck => {
                 return if v == 0 {
                     Ok(Done::Done)

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Paravirtual pages: kvmclock and the wall clock (Documentation/virt/kvm/x86/msr.rst).
+//! Paravirtual pages: kvmclock, the wall clock, and the end of an interrupt without an exit
+//! (Documentation/virt/kvm/x86/msr.rst).
 
 use super::{
     backend::Backend,
-    model::clock::{next_versions, wall_clock, TimeInfo},
+    mem::Phys,
+    model::{
+        clock::{next_versions, wall_clock, TimeInfo},
+        lapic::Lapic,
+    },
     vcpu::Vcpu,
     vm::VmState,
 };
-use crate::memory::View;
+use crate::memory::{GuestAccess, View};
 
 /// The MSR enables the page.
 const ENABLED: u64 = 1;
@@ -27,7 +32,7 @@ pub(crate) struct Pv {
     /// MSR_KVM_STEAL_TIME
     pub(crate) steal_time: u64,
     /// MSR_KVM_PV_EOI_EN
-    pub(crate) eoi: u64,
+    pub(crate) eoi: Eoi,
     clock_due: bool,
     /// `KVM_KVMCLOCK_CTRL`: the guest was stopped.
     stopped: bool,
@@ -79,14 +84,113 @@ impl Pv {
             Err(Invalid)
         }
     }
+}
 
-    /// MSR_KVM_PV_EOI_EN: not offered; only off can be written.
-    pub(crate) fn write_eoi(&mut self, v: u64) -> Result<(), Invalid> {
-        if v == 0 {
-            Ok(())
-        } else {
-            Err(Invalid)
+/// The end of an interrupt without an exit: while an interrupt is in service whose end nobody waits
+/// for, a byte of the guest is 1. The guest ends the interrupt by clearing it.
+///
+/// Outside of `KVM_RUN` the byte is 0, so that what user space saves says all.
+#[derive(Default)]
+pub(crate) struct Eoi {
+    /// MSR_KVM_PV_EOI_EN
+    msr: u64,
+    /// Where the byte is that the guest last found to be 1.
+    armed: Option<u64>,
+}
+
+impl Eoi {
+    /// MSR_KVM_PV_EOI_EN.
+    pub(crate) fn msr(&self) -> u64 {
+        self.msr
+    }
+
+    /// MSR_KVM_PV_EOI_EN is written: bit 0 enables, the rest is the address of four aligned bytes.
+    pub(crate) fn write_msr(&mut self, v: u64) -> Result<(), Invalid> {
+        if v & 2 != 0 {
+            return Err(Invalid);
         }
+        self.msr = v;
+        Ok(())
+    }
+
+    /// The guest may have ended its interrupt: to be [settled](Self::settle), or looked after by
+    /// [`Self::follow`].
+    #[inline]
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed.is_some()
+    }
+
+    /// The next end of an interrupt has to exit: there is one to deliver after it, or the guest does
+    /// not want this any more.
+    #[inline]
+    pub(crate) fn is_over(&self, lapic: &Lapic) -> bool {
+        self.armed
+            .is_some_and(|at| at | ENABLED != self.msr || lapic.highest_request().is_some())
+    }
+
+    /// Lets the guest end the interrupt in service by itself, if that is possible. Its memory may be
+    /// absent: then the end exits.
+    #[inline]
+    pub(crate) fn arm(&mut self, lapic: &Lapic, view: &View<'_>) {
+        if self.msr & ENABLED != 0 && self.armed.is_none() && lapic.end_may_wait() {
+            let at = self.msr & !ENABLED;
+            self.armed = view.write_nofault(at, &[1]).is_ok().then_some(at);
+        }
+    }
+
+    /// After an exit: ends the interrupt if the guest did.
+    ///
+    /// # Errors
+    /// The byte is not to be read (now).
+    #[inline]
+    pub(crate) fn follow(&mut self, lapic: &mut Lapic, view: &View<'_>) -> Result<(), GuestAccess> {
+        let Some(at) = self.armed else { return Ok(()) };
+        let mut byte = [0];
+        view.read_nofault(at, &mut byte)?;
+        self.take(lapic, byte);
+        Ok(())
+    }
+
+    /// Ends the interrupt if the guest did; else takes the permission back.
+    ///
+    /// # Errors
+    /// The byte is not to be reached (now): nothing has changed.
+    pub(crate) fn settle(
+        &mut self,
+        lapic: &mut Lapic,
+        phys: &Phys<'_, '_>,
+    ) -> Result<(), GuestAccess> {
+        let Some(at) = self.armed else { return Ok(()) };
+        let mut byte = [0];
+        phys.read(at, &mut byte)?;
+        if byte != [0] {
+            phys.write(at, &[0])?;
+        }
+        self.take(lapic, byte);
+        self.armed = None;
+        Ok(())
+    }
+
+    /// As [`Self::settle`]; a guest whose byte user space has taken away gets no answer. May sleep.
+    pub(crate) fn settle_now(&mut self, lapic: &mut Lapic, view: &View<'_>) {
+        if self.settle(lapic, &Phys::sleeping(view)).is_err() {
+            self.armed = None;
+        }
+    }
+
+    /// The byte is this.
+    #[inline]
+    fn take(&mut self, lapic: &mut Lapic, byte: [u8; 1]) {
+        if byte == [0] {
+            self.armed = None;
+            // Nobody else waits for this end: see `Lapic::end_may_wait`.
+            let _ = lapic.eoi();
+        }
+    }
+
+    /// The processor starts over.
+    pub(crate) fn reset(&mut self) {
+        self.msr = 0;
     }
 }
 

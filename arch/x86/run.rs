@@ -97,6 +97,9 @@ pub(crate) fn enter<B: Backend>(
         return LEAVE;
     }
     let v = &mut *ctx.vcpu;
+    if v.pv.eoi.is_over(&v.lapic) && v.pv.eoi.settle(&mut v.lapic, &Phys::quick(view)).is_err() {
+        return Step::Leave(Some(Slow::Eoi(None)));
+    }
     if !v.events.is_idle() || v.lapic.pending().is_some() || v.wants_window() {
         if !inject(v, view) {
             return Step::Leave(Some(Slow::TripleFault));
@@ -105,6 +108,7 @@ pub(crate) fn enter<B: Backend>(
         v.windows = Windows::default();
         v.hw.set_windows(v.windows);
     }
+    v.pv.eoi.arm(&v.lapic, view);
     v.show_cr8();
     if v.hw.wants_pdptes() && v.load_pdptes(&Phys::quick(view)).is_err() {
         return Step::Leave(Some(Slow::Pdptes));
@@ -123,6 +127,9 @@ pub(crate) fn enter<B: Backend>(
         None => None,
     };
     v.events.exited(undelivered);
+    if v.pv.eoi.is_armed() && v.pv.eoi.follow(&mut v.lapic, view).is_err() {
+        return Step::Leave(Some(Slow::Eoi(Some(v.hw.exit()))));
+    }
     quick(ctx, view)
 }
 

@@ -290,6 +290,7 @@ impl<B: Backend> Vcpu<B> {
         if init {
             self.msrs.init();
             self.lapic.init();
+            self.pv.eoi.reset();
         } else {
             self.fpu.reset();
         }

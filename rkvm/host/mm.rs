@@ -407,3 +407,13 @@ pub(crate) fn read_nofault(to: &mut [u8], from: usize) -> Result {
         _ => Err(EFAULT),
     }
 }
+
+/// Writes user memory without sleeping. `EFAULT` if a page is not there, or not to be written.
+#[inline]
+pub(crate) fn write_nofault(to: usize, from: &[u8]) -> Result {
+    // SAFETY: `from` is readable for its length; any address may be tried, and is checked.
+    match unsafe { bindings::rkvm_write_user_nofault(to, from.as_ptr().cast(), from.len()) } {
+        0 => Ok(()),
+        _ => Err(EFAULT),
+    }
+}

@@ -181,6 +181,12 @@ impl<'a> View<'a> {
         self.read_with(gpa, to, mm::read_nofault)
     }
 
+    /// Writes guest memory that is there at once. Any context with the VM's address space.
+    #[inline]
+    pub(crate) fn write_nofault(&self, gpa: u64, from: &[u8]) -> Result<(), GuestAccess> {
+        self.write_with(gpa, from, mm::write_nofault)
+    }
+
     /// Replaces the `size` (1, 2, 4 or 8) bytes at `gpa`, a multiple of `size`, by `new` if they are
     /// `old`, in one step to the guest. Returns what was there. May sleep.
     pub(crate) fn compare_exchange(

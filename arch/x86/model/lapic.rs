@@ -372,6 +372,16 @@ impl Lapic {
         self.irr.highest()
     }
 
+    /// Whether the end of the interrupt in service may become known later: nothing is requested that
+    /// could be delivered after it, and no I/O APIC waits for it.
+    #[inline]
+    pub const fn end_may_wait(&self) -> bool {
+        match (self.irr.highest(), self.isr.highest()) {
+            (None, Some(vector)) => !self.tmr.contains(vector),
+            _ => false,
+        }
+    }
+
     /// The interrupt in service of the highest priority.
     #[inline]
     pub const fn in_service(&self) -> Option<u8> {

@@ -48,5 +48,5 @@ pub const KNOWN: u32 = CLOCKSOURCE
     | ASYNC_PF_INT
     | CLOCKSOURCE_STABLE;
 
-/// What always works: the clock, and no I/O delay.
-pub const BASE: u32 = CLOCKSOURCE | NOP_IO_DELAY | CLOCKSOURCE2 | CLOCKSOURCE_STABLE;
+/// What always works: the clock, no I/O delay, and EOI without exit.
+pub const BASE: u32 = CLOCKSOURCE | NOP_IO_DELAY | CLOCKSOURCE2 | PV_EOI | CLOCKSOURCE_STABLE;

@@ -550,3 +550,24 @@ fn a_disabled_apic_delivers_nothing() {
     assert!(!l.accept(0x90, false));
     assert_eq!(l.local(Lvt::Lint0), Local::Ignored);
 }
+
+#[test]
+fn an_end_may_wait_if_nothing_follows() {
+    let mut l = xapic();
+    assert!(!l.end_may_wait(), "nothing in service");
+    assert!(l.accept(0x41, false));
+    assert!(!l.end_may_wait(), "requested only");
+    assert_eq!(l.ack(), Some(0x41));
+    assert!(l.end_may_wait());
+    // Whatever its priority.
+    assert!(l.accept(0x31, false));
+    assert!(!l.end_may_wait(), "another is requested");
+    assert_eq!(l.eoi(), None);
+    assert_eq!(l.ack(), Some(0x31));
+    assert!(l.end_may_wait());
+    assert!(l.accept(0x61, true));
+    assert_eq!(l.ack(), Some(0x61));
+    assert!(!l.end_may_wait(), "an I/O APIC waits");
+    assert_eq!(l.eoi(), Some(0x61));
+    assert!(l.end_may_wait());
+}

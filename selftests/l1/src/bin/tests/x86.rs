@@ -11,6 +11,7 @@ mod lapic;
 mod memory;
 mod msi;
 mod msrs;
+mod pv_eoi;
 mod races;
 mod refusals;
 mod roundtrip;
@@ -27,6 +28,7 @@ pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
     ("debug", debug::TESTS),
     ("msrs", msrs::TESTS),
     ("lapic", lapic::TESTS),
+    ("pv_eoi", pv_eoi::TESTS),
     ("smp", smp::TESTS),
     ("msi", msi::TESTS),
     ("ioeventfd", ioeventfd::TESTS),

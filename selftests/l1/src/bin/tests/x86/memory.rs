@@ -624,7 +624,8 @@ fn new_mapping_at_same_address() -> Outcome {
     Ok(())
 }
 
-fn memfd(len: i64) -> i32 {
+/// A file of `len` bytes that is nothing but memory.
+pub fn memfd(len: i64) -> i32 {
     // SAFETY: a name with its zero byte.
     let fd = unsafe { libc::memfd_create(c"memory".as_ptr(), 0) };
     // SAFETY: no pointers.
