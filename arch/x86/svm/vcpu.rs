@@ -76,6 +76,8 @@ pub(crate) struct SvmVcpu {
     /// The guest is stepped over one instruction for an NMI's sake; the value is its own RFLAGS.TF.
     step: Option<bool>,
     soft: Option<SoftEvent>,
+    /// An interrupt that the next run delivers as a virtual one, or that the last one has not.
+    virtual_irq: Option<u8>,
     /// CR0.CD and NW as the guest has them; the hardware's are clear.
     cr0_cache: u64,
     /// CR4.MCE as the guest has it; the hardware's is set.
@@ -142,6 +144,7 @@ impl SvmVcpu {
             nmi: Nmi::Open,
             step: None,
             soft: None,
+            virtual_irq: None,
             cr0_cache: 0,
             efer_lme: false,
             cr4_mce: false,
@@ -257,6 +260,7 @@ impl SvmVcpu {
         if self.run.enter(&mut self.vmcb, gprs).is_err() {
             self.vmcb.set_exitcode(code::VMRUN_FAULT);
             self.vmcb.set_exitintinfo(EventInfo::default());
+            self.after_virtual_irq();
             return true;
         }
         gprs.set(Gpr::Rax, self.vmcb.rax());
@@ -280,7 +284,21 @@ impl SvmVcpu {
         if injected.valid() || self.vmcb.exitintinfo().valid() {
             self.after_event();
         }
+        if self.virtual_irq.is_some() {
+            self.after_virtual_irq();
+        }
         self.nmi == Nmi::Open && self.step.is_none() || self.after_nmi()
+    }
+
+    /// A virtual interrupt was to be delivered: hardware takes V_IRQ away when it is.
+    #[inline]
+    fn after_virtual_irq(&mut self) {
+        let ctl = self.vmcb.int_ctl();
+        if self.virtual_irq.is_some() && ctl.v_irq() {
+            self.vmcb.set_int_ctl(ctl.with_v_irq(false));
+        } else {
+            self.virtual_irq = None;
+        }
     }
 
     /// No processor clears V_INTR_MASKING in the control block. QEMU's TCG does at the second of two exits of one run:
@@ -291,6 +309,23 @@ impl SvmVcpu {
     fn exited_twice(&mut self, ctl: IntCtl) {
         self.vmcb.set_int_ctl(ctl);
         self.vmcb.set_exitcode(code::EXITED_TWICE);
+    }
+
+    /// Has the processor deliver an interrupt as a virtual one (APM vol. 2, 15.21.4), if the guest takes it
+    /// at once. EVENTINJ would do as well, and has to where RFLAGS.IF is 0; but QEMU's TCG may deliver
+    /// what was injected by it once more, at any time until the next exit.
+    #[inline]
+    fn inject_virtual(&mut self, vector: u8) -> bool {
+        let open = self.vmcb.rflags() & rflags::IF != 0 && !self.vmcb.int_state().shadow();
+        if !open || self.windows.interrupt {
+            return false;
+        }
+        let ctl = self.vmcb.int_ctl().with_v_irq(true).with_v_ign_tpr(true);
+        let ctl = ctl.with_v_intr_prio(0xf);
+        self.vmcb
+            .set_int_ctl(ctl.with_v_intr_vector(u64::from(vector)));
+        self.virtual_irq = Some(vector);
+        true
     }
 
     /// An event was delivered, or not.
@@ -691,9 +726,10 @@ impl HwVcpu for SvmVcpu {
     }
 
     fn take_undelivered(&mut self) -> Option<Event> {
+        let late = self.virtual_irq.take();
         let i = self.vmcb.exitintinfo();
         if !i.valid() {
-            return None;
+            return late.map(|vector| Event::Interrupt { vector });
         }
         let e = decode::undelivered(i, self.soft_len(), self.vmcb.cr2());
         self.vmcb.set_exitintinfo(EventInfo::default());
@@ -721,11 +757,22 @@ impl HwVcpu for SvmVcpu {
                 _ => {}
             },
             Event::Nmi => self.set_nmi(Nmi::Masked),
-            Event::Interrupt { .. } => {}
+            Event::Interrupt { vector } => {
+                if self.inject_virtual(vector) {
+                    return;
+                }
+            }
         }
         self.vmcb.set_eventinj(decode::encode(e));
     }
     fn set_windows(&mut self, w: Windows) {
+        if w.interrupt {
+            // There is one V_IRQ.
+            if let Some(vector) = self.virtual_irq.take() {
+                let e = decode::encode(&Event::Interrupt { vector });
+                self.vmcb.set_eventinj(e);
+            }
+        }
         if w.nmi != self.windows.nmi && !w.nmi {
             self.end_step(false);
         }
@@ -801,6 +848,9 @@ impl HwVcpu for SvmVcpu {
         self.vmcb.set_eventinj(EventInfo::default());
         self.vmcb.set_exitintinfo(EventInfo::default());
         self.soft = None;
+        self.virtual_irq = None;
+        let ctl = self.vmcb.int_ctl();
+        self.vmcb.set_int_ctl(ctl.with_v_irq(false));
         self.end_step(false);
         self.set_windows(Windows::default());
         self.set_interrupt_shadow(false);
