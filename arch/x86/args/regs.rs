@@ -264,11 +264,11 @@ pub fn xcr0(x: &rb::kvm_xcrs, f: &GuestFeatures) -> Result<Option<u64>, Why> {
     Ok(Some(x0.value))
 }
 
-/// `KVM_GET_XCRS`
-pub fn xcrs(xcr0: u64) -> rb::kvm_xcrs {
+/// `KVM_GET_XCRS`, of a processor that may have no XCR0.
+pub fn xcrs(xcr0: Option<u64>) -> rb::kvm_xcrs {
     let mut x: rb::kvm_xcrs = zeroed();
-    x.nr_xcrs = 1;
-    if let Some(first) = x.xcrs.first_mut() {
+    if let (Some(xcr0), Some(first)) = (xcr0, x.xcrs.first_mut()) {
+        x.nr_xcrs = 1;
         first.value = xcr0;
     }
     x

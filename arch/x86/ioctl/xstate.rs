@@ -2,7 +2,9 @@
 
 //! FPU and extended state.
 
-use super::super::{args::regs as args, backend::Backend, model::xstate as model, vcpu::Vcpu};
+use super::super::{
+    args::regs as args, backend::Backend, insn, model::xstate as model, vcpu::Vcpu,
+};
 use crate::{bindings as rb, host::trace};
 use kernel::{
     alloc::KVVec,
@@ -58,16 +60,19 @@ pub(super) fn set_fpu<B: Backend>(v: &mut Vcpu<B>, f: &rb::kvm_fpu) -> Result {
     Ok(())
 }
 
-/// `KVM_GET_XCRS`
+/// `KVM_GET_XCRS`: none, where the host's processor has none.
 pub(super) fn get_xcrs<B: Backend>(v: &Vcpu<B>) -> rb::kvm_xcrs {
-    args::xcrs(v.fpu.xcr0())
+    args::xcrs(insn::osxsave().then(|| v.fpu.xcr0()))
 }
 
 /// `KVM_SET_XCRS`
 ///
 /// # Errors
-/// `EINVAL`: flags, too many, or a value that the guest's CPUID does not allow.
+/// `EINVAL`: flags, too many, a value that the guest's CPUID does not allow, or no such registers here.
 pub(super) fn set_xcrs<B: Backend>(v: &mut Vcpu<B>, x: &rb::kvm_xcrs) -> Result {
+    if !insn::osxsave() {
+        return Err(trace::invalid(c"this processor has no XSAVE"));
+    }
     if let Some(xcr0) = args::xcr0(x, &v.features).map_err(trace::invalid)? {
         v.fpu
             .set_xcr0(xcr0)

@@ -724,3 +724,8 @@ pub fn leaf(c: &CpuId, function: u32, index: u32) -> Option<kvm_cpuid_entry2> {
         .find(|e| e.function == function && (e.index == index || e.flags & 1 == 0))
         .copied()
 }
+
+/// The processor has XSAVE, and the kernel uses it.
+pub fn has_xsave(kvm: &Kvm) -> bool {
+    leaf(&cpuid(kvm, 0), 1, 0).is_some_and(|l| l.ecx >> 26 & 1 != 0)
+}

@@ -5,7 +5,7 @@
 use crate::harness::tests;
 use kvm_bindings::*;
 use libc::{E2BIG, EEXIST, EFAULT, EINVAL, EIO, ENOENT, ENOTTY, ENXIO};
-use rkvm_l1::machine::{cpuid, enable, split};
+use rkvm_l1::machine::{cpuid, enable, has_xsave, split};
 use rkvm_l1::sys::{self, in_child, Arg, On, IOCTLS, UNMAPPED};
 use rkvm_l1::{env, kit, kvm, Exit, Irqchip, Machine, Mode, Outcome};
 use std::os::fd::AsRawFd;
@@ -261,7 +261,6 @@ fn capability_values() -> Outcome {
         (KVM_CAP_IMMEDIATE_EXIT, 1),
         (KVM_CAP_SPLIT_IRQCHIP, 1),
         (KVM_CAP_SREGS2, 1),
-        (KVM_CAP_XCRS, 1),
         (KVM_CAP_GET_TSC_KHZ, 1),
         (KVM_CAP_TSC_DEADLINE_TIMER, 1),
         (KVM_CAP_USER_MEMORY2, 1),
@@ -274,7 +273,8 @@ fn capability_values() -> Outcome {
         (KVM_CAP_X86_USER_SPACE_MSR, 1),
         (KVM_CAP_X86_MSR_FILTER, 1),
     ];
-    for (c, want) in exact {
+    let xcrs = (KVM_CAP_XCRS, i32::from(has_xsave(&k)));
+    for (c, want) in exact.into_iter().chain([xcrs]) {
         let (s, v) = (
             k.check_extension_raw(c.into()),
             vm.check_extension_raw(c.into()),
@@ -924,6 +924,12 @@ fn debugregs_arguments() -> Outcome {
 fn xcrs_arguments() -> Outcome {
     let m = Machine::with(Mode::Long, Irqchip::Split, 1);
     let good = m.cpus[0].fd.get_xcrs()?;
+    if !has_xsave(&m.kvm) {
+        assert_eq!(good.nr_xcrs, 0);
+        let set = m.cpus[0].fd.set_xcrs(&good).map_err(|e| e.errno());
+        assert_eq!(set, Err(EINVAL));
+        return rkvm_l1::skip("XSAVE");
+    }
     assert_eq!((good.nr_xcrs, good.xcrs[0].xcr), (1, 0));
     let set = |f: &dyn Fn(&mut kvm_xcrs)| {
         let mut x = good;

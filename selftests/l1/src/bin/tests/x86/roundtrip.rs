@@ -6,7 +6,7 @@ use crate::harness::tests;
 use iced_x86::code_asm::*;
 use kvm_bindings::*;
 use rkvm_l1::kit::{self, DATA};
-use rkvm_l1::machine::{cpuid, leaf};
+use rkvm_l1::machine::{cpuid, has_xsave, leaf};
 use rkvm_l1::sys;
 use rkvm_l1::{Irqchip, Machine, Mode, Outcome};
 
@@ -436,6 +436,9 @@ fn xcrs() -> Outcome {
         a.xsetbv()?;
         kit::done(a)
     })?;
+    if !has_xsave(&m.kvm) {
+        return rkvm_l1::skip("XSAVE");
+    }
     m.cpu().sregs(|s| s.cr4 |= 1 << 18);
     let mut x = m.cpu().fd.get_xcrs()?;
     assert_eq!(x.xcrs[0].value, 1, "after reset");
