@@ -308,14 +308,14 @@ impl Vcpu {
             }
             abi::SET_VCPU_EVENTS | abi::GET_VCPU_EVENTS => self.vcpu_events(vm, i),
             abi::SET_XCRS | abi::GET_XCRS => {
-                let mut x = args::xcrs(self.xcr0);
+                let mut x = args::xcrs(Some(self.xcr0));
                 patch(&mut x, i);
                 if let Ok(xcr0) = args::xcr0(&x, &self.features) {
                     self.xcr0 = xcr0.unwrap_or(self.xcr0);
                     // CPUID may have changed since it was set.
                     if xcr0.is_some() {
                         assert!(self.xcr0 == 1 || self.xcr0 & !self.features.xcr0 == 0);
-                        let got = args::xcrs(self.xcr0);
+                        let got = args::xcrs(Some(self.xcr0));
                         assert_eq!(args::xcr0(&got, &self.features), Ok(xcr0));
                     }
                 }
