@@ -10,29 +10,19 @@ use super::model::regs::{DescTable, Gprs, Seg, Segment};
 use crate::memory::stage2;
 use kernel::prelude::*;
 
-/// What the hardware offers beyond the least that is required; read once at load.
+/// What a vendor's hardware offers that those above it ask for; read once at load.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HwCaps {
     /// Stage 2 can map 1 GiB at once.
     pub(crate) stage2_1g: bool,
     /// Levels of the stage-2 table, 4 or 5.
     pub(crate) stage2_levels: u8,
-    /// Exits carry the address of the next instruction.
-    pub(crate) next_rip: bool,
-    /// Exits carry instruction bytes or decoded operands.
-    pub(crate) decode_assists: bool,
-    /// One address space can be flushed alone.
-    pub(crate) flush_by_asid: bool,
     /// PAUSE exits are filtered by count and threshold.
     pub(crate) pause_filter: bool,
     /// Guests can have RDTSCP and RDPID.
     pub(crate) rdtscp: bool,
     /// Guests can have INVPCID.
     pub(crate) invpcid: bool,
-    /// The guest's TSC can be scaled.
-    pub(crate) tsc_scaling: bool,
-    /// Guest SPEC_CTRL is switched by the hardware.
-    pub(crate) v_spec_ctrl: bool,
 }
 
 /// A register that lives in the vendor's control block and that the guest reaches as an MSR.

@@ -60,6 +60,23 @@ pub(super) struct Host {
     pub(super) barrier: bool,
     /// For the rules of VMRUN.
     pub(super) limits: Limits,
+    /// What may be there, or not.
+    pub(super) has: Optional,
+}
+
+/// What not every SVM has (CPUID Fn8000_000A EDX).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Optional {
+    /// Exits carry the address of the next instruction.
+    pub(super) next_rip: bool,
+    /// Exits carry instruction bytes or decoded operands.
+    pub(super) decode_assists: bool,
+    /// One address space can be flushed alone.
+    pub(super) flush_by_asid: bool,
+    /// The guest's TSC can be scaled.
+    pub(super) tsc_scaling: bool,
+    /// The guest's SPEC_CTRL is switched by the hardware.
+    pub(super) v_spec_ctrl: bool,
 }
 
 static HOST: RcuSlot<Host> = RcuSlot::new();
@@ -117,6 +134,13 @@ pub(super) fn setup() -> Result<HwCaps> {
         encryption,
         barrier: insn::wants_barriers(),
         limits,
+        has: Optional {
+            next_rip: has(feature::NRIPS),
+            decode_assists: has(feature::DECODE_ASSISTS),
+            flush_by_asid: has(feature::FLUSH_BY_ASID),
+            tsc_scaling: has(feature::TSC_RATE),
+            v_spec_ctrl: has(feature::SPEC_CTRL),
+        },
     };
     HOST.set(Arc::new(host, GFP_KERNEL)?)?;
 
@@ -125,15 +149,10 @@ pub(super) fn setup() -> Result<HwCaps> {
         stage2_1g: insn::cpuid(0x8000_0001, 0).edx & 1 << 26 != 0,
         // Nested tables have the host's number of levels (15.25.3).
         stage2_levels: if host_la57() { 5 } else { 4 },
-        next_rip: has(feature::NRIPS),
-        decode_assists: has(feature::DECODE_ASSISTS),
-        flush_by_asid: has(feature::FLUSH_BY_ASID),
         pause_filter: has(feature::PAUSE_FILTER),
         // No intercept keeps them from guests.
         rdtscp: true,
         invpcid: true,
-        tsc_scaling: has(feature::TSC_RATE),
-        v_spec_ctrl: has(feature::SPEC_CTRL),
     })
 }
 

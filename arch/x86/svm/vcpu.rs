@@ -7,7 +7,7 @@ mod events;
 use self::events::{Nmi, SoftEvent};
 use super::check;
 use super::decode::{self, code};
-use super::enable::{self, Host};
+use super::enable::{self, Host, Optional};
 use super::entry::Run;
 use super::intercepts::{self, Own};
 use super::msrpm::Msrpm;
@@ -40,7 +40,7 @@ pub(crate) struct SvmVcpu {
     vmcb: HwPage<Vmcb>,
     msrpm: HwPage<Msrpm>,
     host: Arc<Host>,
-    caps: HwCaps,
+    has: Optional,
     run: Run,
     /// Where it ran last, and by which id.
     cpu: u32,
@@ -84,6 +84,7 @@ impl SvmVcpu {
     /// Allocates it, in an unspecified register state.
     pub(super) fn new(caps: &HwCaps, root: u64) -> Result<Self> {
         let host = enable::host()?;
+        let has = host.has;
         let mut vmcb = HwPage::<Vmcb>::new()?;
         let mut msrpm = HwPage::<Msrpm>::new()?;
         msrpm.set_all();
@@ -106,7 +107,7 @@ impl SvmVcpu {
             vmcb,
             msrpm,
             host,
-            caps: *caps,
+            has,
             run,
             cpu: NO_CPU,
             asid: Asid::default(),
@@ -168,7 +169,7 @@ impl SvmVcpu {
             return;
         };
         let mut command = tlb_control::NOTHING;
-        if cpu.asids.valid(&self.asid, self.cpu) && self.caps.flush_by_asid {
+        if cpu.asids.valid(&self.asid, self.cpu) && self.has.flush_by_asid {
             command = tlb_control::FLUSH_ASID;
         } else {
             let (asid, flush) = cpu.asids.allocate(self.cpu);
@@ -293,9 +294,9 @@ impl HwVcpu for SvmVcpu {
         }
         // A failure shows in the next entry, which does not happen then.
         let _ = self.run.save_host(&slot.save, self.host.encryption);
-        let (switch, direct) = (!self.caps.v_spec_ctrl, self.spec_direct);
+        let (switch, direct) = (!self.has.v_spec_ctrl, self.spec_direct);
         self.run.spec_ctrl().choose(switch, direct);
-        if self.caps.tsc_scaling {
+        if self.has.tsc_scaling {
             let _ = insn::set_tsc_ratio(self.tsc_ratio);
         }
     }
@@ -320,7 +321,7 @@ impl HwVcpu for SvmVcpu {
 
     #[inline]
     fn exit(&self) -> Exit {
-        decode::exit(&self.vmcb, self.caps.decode_assists)
+        decode::exit(&self.vmcb, self.has.decode_assists)
     }
 
     /// APM vol. 2, 15.7.1: saved where an instruction was intercepted. Bochs saves it at exceptions as well, and then
@@ -328,12 +329,12 @@ impl HwVcpu for SvmVcpu {
     fn next_rip(&self) -> Option<u64> {
         match (self.vmcb.exitcode(), self.vmcb.nrip()) {
             (code::EXCP..=code::EXCP_LAST | code::NPF, _) | (_, 0) => None,
-            (_, n) => self.caps.next_rip.then_some(n),
+            (_, n) => self.has.next_rip.then_some(n),
         }
     }
 
     fn insn_bytes(&self, buf: &mut [u8; 15]) -> usize {
-        if !self.caps.decode_assists {
+        if !self.has.decode_assists {
             return 0;
         }
         let bytes = self.vmcb.fetched();
@@ -498,7 +499,7 @@ impl HwVcpu for SvmVcpu {
             Field::SysenterEsp => b.sysenter_esp(),
             Field::SysenterEip => b.sysenter_eip(),
             Field::Pat => b.g_pat(),
-            Field::SpecCtrl if self.caps.v_spec_ctrl => b.spec_ctrl(),
+            Field::SpecCtrl if self.has.v_spec_ctrl => b.spec_ctrl(),
             Field::SpecCtrl => self.run.spec_guest(),
         }
     }
@@ -515,7 +516,7 @@ impl HwVcpu for SvmVcpu {
             Field::SysenterEsp => b.set_sysenter_esp(v),
             Field::SysenterEip => b.set_sysenter_eip(v),
             Field::Pat => b.set_g_pat(v),
-            Field::SpecCtrl if self.caps.v_spec_ctrl => b.set_spec_ctrl(v),
+            Field::SpecCtrl if self.has.v_spec_ctrl => b.set_spec_ctrl(v),
             Field::SpecCtrl => self.run.spec_ctrl().guest = v,
         }
     }

@@ -194,11 +194,9 @@ fn make_host(msrs: &Msrs, plan: Plan) -> Result<HwCaps> {
         stage2_1g: plan.ept_1g,
         // Five levels where addresses need them.
         stage2_levels: if plan.ept_5 && phys_bits > 48 { 5 } else { 4 },
-        next_rip: true,
         pause_filter: plan.has2(proc2::PAUSE_LOOP),
         rdtscp: plan.has2(proc2::RDTSCP),
         invpcid: plan.has2(proc2::INVPCID),
-        ..HwCaps::default()
     })
 }
 

@@ -190,7 +190,7 @@ impl SvmVcpu {
         }
         let before = self.vmcb.rip();
         let after = self.wrap_rip(before.wrapping_add(u64::from(len)));
-        if self.caps.next_rip {
+        if self.has.next_rip {
             self.vmcb.set_nrip(after);
         } else {
             self.vmcb.set_rip(after);
@@ -204,7 +204,7 @@ impl SvmVcpu {
         if let Some(s) = self.soft {
             return s.len;
         }
-        if !self.caps.next_rip {
+        if !self.has.next_rip {
             return 0;
         }
         match self.wrap_rip(self.vmcb.nrip().wrapping_sub(self.vmcb.rip())) {
