@@ -45,6 +45,6 @@ void rkvm_sigbus_hwpoison(unsigned long address);
 int rkvm_access_ok(unsigned long address, unsigned long size);
 unsigned long rkvm_untagged_addr(unsigned long address);
 unsigned long rkvm_read_user_nofault(void *to, unsigned long from, unsigned long size);
-unsigned long rkvm_write_user_nofault(unsigned long to, const void *from, unsigned long size);
+long rkvm_write_user_nofault(unsigned long to, const void *from, unsigned long size);
 
 #endif

@@ -11,7 +11,7 @@ use crate::memory::stage2;
 use kernel::prelude::*;
 
 /// What a vendor's hardware offers that those above it ask for; read once at load.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct HwCaps {
     /// Stage 2 can map 1 GiB at once.
     pub(crate) stage2_1g: bool,

@@ -433,14 +433,7 @@ pub(crate) fn hypercall<B: Backend>(v: &mut Vcpu<B>) {
     const ERRORS: (u64, u64) = (1, 1000);
     let error = if user { ERRORS.0 } else { ERRORS.1 };
     let result = 0u64.wrapping_sub(error);
-    v.gprs.set(
-        Gpr::Rax,
-        if v.is_64bit() {
-            result
-        } else {
-            result & 0xffff_ffff
-        },
-    );
+    v.gprs.set(Gpr::Rax, v.narrow(result));
 }
 
 /// HLT, after the emulator: see [`run::halt`].

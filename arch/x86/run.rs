@@ -315,11 +315,7 @@ pub(crate) fn length<B: Backend>(v: &Vcpu<B>, view: &View<'_>, want: Mnemonic) -
     }
     let len = length_of(buf.get(..n)?, v.mode(), want)?;
     let next = v.hw.rip().wrapping_add(u64::from(len));
-    Some(if v.is_64bit() {
-        next
-    } else {
-        next & 0xffff_ffff
-    })
+    Some(v.narrow(next))
 }
 
 /// CPUID.

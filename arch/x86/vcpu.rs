@@ -373,6 +373,16 @@ impl<B: Backend> Vcpu<B> {
         self.hw.efer() & efer::LMA != 0 && self.hw.segment(Seg::Cs).attr.long()
     }
 
+    /// What a register of the mode's width holds of `v`: all of it in 64-bit mode, else the lower half.
+    #[inline]
+    pub(crate) fn narrow(&self, v: u64) -> u64 {
+        if self.is_64bit() {
+            v
+        } else {
+            v & 0xffff_ffff
+        }
+    }
+
     /// EDX:EAX, as RDMSR and its like pass 64 bits.
     #[inline]
     pub(crate) fn edx_eax(&self) -> u64 {
@@ -426,11 +436,7 @@ impl<B: Backend> Vcpu<B> {
     #[inline]
     pub(crate) fn advance(&mut self, len: u8) {
         let rip = self.hw.rip().wrapping_add(u64::from(len));
-        self.advance_to(if self.is_64bit() {
-            rip
-        } else {
-            rip & 0xffff_ffff
-        });
+        self.advance_to(self.narrow(rip));
     }
 
     /// As [`Self::advance`], where the next instruction's address is known.

@@ -234,13 +234,7 @@ out:
 	return left;
 }
 
-unsigned long rkvm_write_user_nofault(unsigned long to, const void *from, unsigned long size)
+long rkvm_write_user_nofault(unsigned long to, const void *from, unsigned long size)
 {
-	unsigned long left = size;
-
-	pagefault_disable();
-	if (access_ok((void __user *)to, size))
-		left = __copy_to_user_inatomic((void __user *)to, from, size);
-	pagefault_enable();
-	return left;
+	return copy_to_user_nofault((void __user *)to, from, size);
 }

@@ -17,6 +17,7 @@ use crate::{
     family::{Ctx, Next},
     memory::View,
 };
+
 /// Operations that the emulator leaves to the vCPU.
 pub(super) fn system<B: Backend>(
     ctx: &mut Ctx<'_, X86<B>>,
@@ -26,7 +27,7 @@ pub(super) fn system<B: Backend>(
 ) -> After {
     let v = &mut *ctx.vcpu;
     let rip = v.hw.rip().wrapping_add(u64::from(len));
-    let next = if v.is_64bit() { rip } else { rip & 0xffff_ffff };
+    let next = v.narrow(rip);
     let gp = Err(crate::arch::x86::model::sregs::Gp);
     let done = match s {
         System::Cpuid => {
@@ -70,14 +71,7 @@ pub(super) fn system<B: Backend>(
         }
         System::ReadCr { cr, to } => {
             let value = handle::read_cr(v, cr);
-            v.gprs.set(
-                to,
-                if v.is_64bit() {
-                    value
-                } else {
-                    value & 0xffff_ffff
-                },
-            );
+            v.gprs.set(to, v.narrow(value));
             Ok(())
         }
         System::WriteCr { cr, value } => handle::write_cr(ctx, cr, value),
@@ -86,14 +80,7 @@ pub(super) fn system<B: Backend>(
         }
         System::ReadDr { dr, to } => {
             let value = handle::read_dr(v, dr);
-            v.gprs.set(
-                to,
-                if v.is_64bit() {
-                    value
-                } else {
-                    value & 0xffff_ffff
-                },
-            );
+            v.gprs.set(to, v.narrow(value));
             Ok(())
         }
         System::WriteDr { dr, value } => handle::write_dr(v, dr, value),

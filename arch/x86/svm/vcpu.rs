@@ -255,9 +255,7 @@ impl SvmVcpu {
         if injected.valid() || self.vmcb.exitintinfo().valid() {
             self.after_event();
         }
-        if self.virtual_irq.is_some() {
-            self.after_virtual_irq();
-        }
+        self.after_virtual_irq();
         self.nmi == Nmi::Open && self.step.is_none() || self.after_nmi()
     }
 

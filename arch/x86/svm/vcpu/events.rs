@@ -43,11 +43,14 @@ impl SvmVcpu {
         });
     }
 
-    /// A virtual interrupt was to be delivered: hardware takes V_IRQ away when it is.
+    /// After a run that may have had a virtual interrupt to deliver: hardware takes V_IRQ away when it is.
     #[inline]
     pub(super) fn after_virtual_irq(&mut self) {
+        if self.virtual_irq.is_none() {
+            return;
+        }
         let ctl = self.vmcb.int_ctl();
-        if self.virtual_irq.is_some() && ctl.v_irq() {
+        if ctl.v_irq() {
             self.vmcb.set_int_ctl(ctl.with_v_irq(false));
         } else {
             self.virtual_irq = None;
