@@ -8,6 +8,7 @@
 use super::exit::{Event, Exit, Intercepts, Windows};
 use super::model::regs::{DescTable, Gprs, Seg, Segment};
 use crate::memory::stage2;
+use core::ffi::CStr;
 use kernel::prelude::*;
 
 /// What a vendor's hardware offers that those above it ask for; read once at load.
@@ -224,7 +225,7 @@ pub(crate) trait HwVcpu: Send {
 
     /// After [`Exit::FailEntry`]: the first rule of the manual that the guest's state breaks, for
     /// people; `None` when every rule that we know holds.
-    fn broken_rule(&self) -> Option<&'static str>;
+    fn broken_rule(&self) -> Option<&'static CStr>;
 
     /// PAE paging is on, and the hardware holds the four page-directory pointers that CR3 refers to
     /// instead of reading them in memory: they are to be given before the next entry.

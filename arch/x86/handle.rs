@@ -179,7 +179,8 @@ fn fail_entry<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, code: u64) -> Next<UserExit
         .vcpu
         .hw
         .broken_rule()
-        .unwrap_or("no rule that is known here is broken");
+        .unwrap_or(c"no rule that is known here is broken");
+    trace::guest_error(why, code, ctx.vcpu.hw.rip());
     if crate::host::trace::may_log() {
         pr_warn!(
             "vCPU {}: the processor refused the guest's state (code {:#x}): {}\n",

@@ -8,6 +8,7 @@
 
 use super::vmcb::{event_type, Vmcb};
 use crate::arch::x86::model::regs::{cr0, cr4, efer, vector};
+use core::ffi::CStr;
 
 /// What the checks need of the processor.
 #[derive(Clone, Copy, Debug)]
@@ -68,67 +69,67 @@ const EFER_MBZ: u64 = !(efer::SCE
 const CR4_MBZ: u64 = !(0xff_ffff | 1 << 32) | cr4::VMXE | cr4::SMXE | 1 << 15 | 1 << 19;
 
 /// The rules, in the manual's order.
-const RULES: &[(Broken, &str)] = &[
-    (|b, _| b.efer() & efer::SVME == 0, "EFER.SVME is 0"),
+const RULES: &[(Broken, &CStr)] = &[
+    (|b, _| b.efer() & efer::SVME == 0, c"EFER.SVME is 0"),
     (
         |b, _| b.cr0() & (cr0::CD | cr0::NW) == cr0::NW,
-        "CR0.NW is 1 while CR0.CD is 0",
+        c"CR0.NW is 1 while CR0.CD is 0",
     ),
-    (|b, _| high32(b.cr0()), "CR0 has bits 63:32 set"),
+    (|b, _| high32(b.cr0()), c"CR0 has bits 63:32 set"),
     (
         // Whether outside of long mode, too, is for the processor to say.
         |b, l| b.cr3().checked_shr(l.phys_bits).unwrap_or(0) != 0,
-        "CR3 has bits set beyond the physical address width",
+        c"CR3 has bits set beyond the physical address width",
     ),
-    (|b, _| b.cr4() & CR4_MBZ != 0, "CR4 has reserved bits set"),
-    (|b, _| high32(b.dr6()), "DR6 has bits 63:32 set"),
-    (|b, _| high32(b.dr7()), "DR7 has bits 63:32 set"),
+    (|b, _| b.cr4() & CR4_MBZ != 0, c"CR4 has reserved bits set"),
+    (|b, _| high32(b.dr6()), c"DR6 has bits 63:32 set"),
+    (|b, _| high32(b.dr7()), c"DR7 has bits 63:32 set"),
     (
         |b, _| b.efer() & EFER_MBZ != 0,
-        "EFER has reserved bits set",
+        c"EFER has reserved bits set",
     ),
     (
         |b, _| long_paging(b) && b.cr4() & cr4::PAE == 0,
-        "EFER.LME and CR0.PG are 1 while CR4.PAE is 0",
+        c"EFER.LME and CR0.PG are 1 while CR4.PAE is 0",
     ),
     (
         |b, _| long_paging(b) && b.cr0() & cr0::PE == 0,
-        "EFER.LME and CR0.PG are 1 while CR0.PE is 0",
+        c"EFER.LME and CR0.PG are 1 while CR0.PE is 0",
     ),
     (
         |b, _| b.cr0() & (cr0::PG | cr0::PE) == cr0::PG,
-        "CR0.PG is 1 while CR0.PE is 0",
+        c"CR0.PG is 1 while CR0.PE is 0",
     ),
     (
         |b, _| cs_long_and_32(b),
-        "EFER.LME, CR0.PG and CR4.PAE are 1 and CS has both L and D set",
+        c"EFER.LME, CR0.PG and CR4.PAE are 1 and CS has both L and D set",
     ),
     (
         |b, _| b.cr4() & cr4::CET != 0 && b.cr0() & cr0::WP == 0,
-        "CR4.CET is 1 while CR0.WP is 0",
+        c"CR4.CET is 1 while CR0.WP is 0",
     ),
     (
         |b, _| b.intercepts4() & 1 == 0,
-        "the VMRUN intercept is off",
+        c"the VMRUN intercept is off",
     ),
     (
         |b, l| beyond(b.msrpm_base_pa(), 8192, l),
-        "the MSR map's address is bad",
+        c"the MSR map's address is bad",
     ),
     (
         |b, l| beyond(b.iopm_base_pa(), 12288, l),
-        "the port map's address is bad",
+        c"the port map's address is bad",
     ),
-    (|b, _| bad_event(b), "the injected event is illegal"),
-    (|b, _| b.guest_asid() == 0, "the ASID is 0"),
-    (|b, l| b.guest_asid() >= l.asids, "the ASID is too large"),
+    (|b, _| bad_event(b), c"the injected event is illegal"),
+    (|b, _| b.guest_asid() == 0, c"the ASID is 0"),
+    (|b, l| b.guest_asid() >= l.asids, c"the ASID is too large"),
     (
         |b, _| b.np_control().np_enable() && !pat_valid(b.g_pat()),
-        "the guest's PAT has a reserved memory type",
+        c"the guest's PAT has a reserved memory type",
     ),
     (
         |b, l| b.np_control().np_enable() && beyond(b.n_cr3(), 4096, l),
-        "the nested page table's address is bad",
+        c"the nested page table's address is bad",
     ),
 ];
 
@@ -138,7 +139,7 @@ fn pat_valid(pat: u64) -> bool {
 }
 
 /// The first rule that the block breaks.
-pub(crate) fn broken_rule(b: &Vmcb, l: &Limits) -> Option<&'static str> {
+pub(crate) fn broken_rule(b: &Vmcb, l: &Limits) -> Option<&'static CStr> {
     RULES
         .iter()
         .find(|(broken, _)| broken(b, l))

@@ -22,6 +22,7 @@ use crate::arch::x86::model::regs::{
 };
 use crate::arch::x86::model::sregs::DR6_INIT;
 use crate::host::hw_page::HwPage;
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -71,7 +72,7 @@ pub(crate) struct SvmVcpu {
     /// State that VMRUN checks was set since the last entry.
     unchecked: bool,
     /// The rule that it seems to break.
-    broken: Option<&'static str>,
+    broken: Option<&'static CStr>,
 }
 
 /// The next vCPU's `id`; 0 is nobody's.
@@ -572,12 +573,12 @@ impl HwVcpu for SvmVcpu {
         self.flush = true;
     }
 
-    fn broken_rule(&self) -> Option<&'static str> {
+    fn broken_rule(&self) -> Option<&'static CStr> {
         if self.vmcb.exitcode() == code::VMRUN_FAULT {
-            return Some("SVM is off on this CPU (the machine is going down)");
+            return Some(c"SVM is off on this CPU (the machine is going down)");
         }
         if self.vmcb.exitcode() == code::EXITED_TWICE {
-            return Some("the emulated processor has ended the run twice, and the guest's registers are lost");
+            return Some(c"the emulated processor has ended the run twice, and the guest's registers are lost");
         }
         self.broken
     }

@@ -9,6 +9,7 @@ use super::controls::entry;
 use super::event::{kind, pushes_error, Injection};
 use super::mirror::{Guest, Values, LDTR, TR};
 use crate::arch::x86::model::regs::{cr0, cr4, efer, rflags, vector, SegAttr};
+use core::ffi::CStr;
 
 /// Interruptibility (table 26-3).
 pub(crate) mod interruptibility {
@@ -99,7 +100,12 @@ impl State<'_> {
     }
 
     fn canonical(&self, v: u64) -> bool {
-        let shift = 64 - self.limits.linear_bits.min(64);
+        Self::extends(v, self.limits.linear_bits)
+    }
+
+    /// All bits from `bits - 1` up are the same.
+    fn extends(v: u64, bits: u32) -> bool {
+        let shift = 64 - bits.min(64);
         let signed = v.checked_shl(shift).unwrap_or(v) as i64;
         signed.checked_shr(shift).unwrap_or(signed) as u64 == v
     }
@@ -266,77 +272,78 @@ fn bad_pdptes(s: &State<'_>) -> bool {
 
 /// The rules, in the manual's order.
 #[rustfmt::skip]
-const RULES: &[(Broken, &str)] = &[
+const RULES: &[(Broken, &CStr)] = &[
     // 28.2.1.3: the injected event.
-    (bad_event, "the injected event is illegal"),
+    (bad_event, c"the injected event is illegal"),
     // 28.3.1.1: control registers, debug registers and MSRs.
-    (|s| s.limits.cr0[0] & !(cr0::PE | cr0::PG) & !s.get(Guest::Cr0) != 0, "CR0 lacks bits that VMX needs"),
-    (|s| s.get(Guest::Cr0) & !s.limits.cr0[1] & !(cr0::CD | cr0::NW) != 0, "CR0 has reserved bits set"),
-    (|s| s.cr0(cr0::PG) && !s.cr0(cr0::PE), "CR0.PG is 1 while CR0.PE is 0"),
-    (|s| s.limits.cr4[0] & !s.get(Guest::Cr4) != 0, "CR4 lacks bits that VMX needs"),
-    (|s| s.get(Guest::Cr4) & !s.limits.cr4[1] != 0, "CR4 has bits set that this processor lacks"),
-    (|s| s.cr4(cr4::CET) && !s.cr0(cr0::WP), "CR4.CET is 1 while CR0.WP is 0"),
-    (|s| s.get(Guest::DebugCtl) & !0xffff != 0, "DEBUGCTL has reserved bits set"),
-    (|s| s.long() && !s.cr0(cr0::PG), "long mode is active while CR0.PG is 0"),
-    (|s| s.long() && !s.cr4(cr4::PAE), "long mode is active while CR4.PAE is 0"),
-    (|s| !s.long() && s.cr4(cr4::PCIDE), "CR4.PCIDE is 1 outside of long mode"),
-    (|s| s.get(Guest::Cr3).checked_shr(s.limits.phys_bits).unwrap_or(0) != 0, "CR3 has bits set beyond the physical address width"),
-    (|s| s.get(Guest::Dr7) >> 32 != 0, "DR7 has bits 63:32 set"),
-    (|s| !s.canonical(s.get(Guest::SysenterEsp)), "SYSENTER_ESP is not canonical"),
-    (|s| !s.canonical(s.get(Guest::SysenterEip)), "SYSENTER_EIP is not canonical"),
-    (|s| !pat_valid(s.get(Guest::Pat)), "the guest's PAT has a reserved memory type"),
-    (|s| s.get(Guest::Efer) & !(efer::SCE | efer::LME | efer::LMA | efer::NXE) != 0, "EFER has reserved bits set"),
-    (|s| (s.get(Guest::Efer) & efer::LMA != 0) != s.long(), "EFER.LMA is not what the entry controls say of long mode"),
-    (|s| s.cr0(cr0::PG) && (s.get(Guest::Efer) & efer::LMA != 0) != (s.get(Guest::Efer) & efer::LME != 0), "EFER.LMA and LME differ while paging is on"),
+    (|s| s.limits.cr0[0] & !(cr0::PE | cr0::PG) & !s.get(Guest::Cr0) != 0, c"CR0 lacks bits that VMX needs"),
+    (|s| s.get(Guest::Cr0) & !s.limits.cr0[1] & !(cr0::CD | cr0::NW) != 0, c"CR0 has reserved bits set"),
+    (|s| s.cr0(cr0::PG) && !s.cr0(cr0::PE), c"CR0.PG is 1 while CR0.PE is 0"),
+    (|s| s.limits.cr4[0] & !s.get(Guest::Cr4) != 0, c"CR4 lacks bits that VMX needs"),
+    (|s| s.get(Guest::Cr4) & !s.limits.cr4[1] != 0, c"CR4 has bits set that this processor lacks"),
+    (|s| s.cr4(cr4::CET) && !s.cr0(cr0::WP), c"CR4.CET is 1 while CR0.WP is 0"),
+    (|s| s.get(Guest::DebugCtl) & !0xffff != 0, c"DEBUGCTL has reserved bits set"),
+    (|s| s.long() && !s.cr0(cr0::PG), c"long mode is active while CR0.PG is 0"),
+    (|s| s.long() && !s.cr4(cr4::PAE), c"long mode is active while CR4.PAE is 0"),
+    (|s| !s.long() && s.cr4(cr4::PCIDE), c"CR4.PCIDE is 1 outside of long mode"),
+    (|s| s.get(Guest::Cr3).checked_shr(s.limits.phys_bits).unwrap_or(0) != 0, c"CR3 has bits set beyond the physical address width"),
+    (|s| s.get(Guest::Dr7) >> 32 != 0, c"DR7 has bits 63:32 set"),
+    (|s| !s.canonical(s.get(Guest::SysenterEsp)), c"SYSENTER_ESP is not canonical"),
+    (|s| !s.canonical(s.get(Guest::SysenterEip)), c"SYSENTER_EIP is not canonical"),
+    (|s| !pat_valid(s.get(Guest::Pat)), c"the guest's PAT has a reserved memory type"),
+    (|s| s.get(Guest::Efer) & !(efer::SCE | efer::LME | efer::LMA | efer::NXE) != 0, c"EFER has reserved bits set"),
+    (|s| (s.get(Guest::Efer) & efer::LMA != 0) != s.long(), c"EFER.LMA is not what the entry controls say of long mode"),
+    (|s| s.cr0(cr0::PG) && (s.get(Guest::Efer) & efer::LMA != 0) != (s.get(Guest::Efer) & efer::LME != 0), c"EFER.LMA and LME differ while paging is on"),
     // 28.3.1.2: segments.
-    (|s| s.usable(Guest::TrAttr) && s.get(Guest::TrSelector) & 4 != 0, "TR's selector refers to the LDT"),
-    (|s| s.usable(Guest::LdtrAttr) && s.get(Guest::LdtrSelector) & 4 != 0, "LDTR's selector refers to the LDT"),
-    (segments_8086, "a segment is not as virtual-8086 mode has it"),
-    (|s| !s.canonical(s.get(Guest::TrBase)), "TR's base is not canonical"),
-    (|s| !s.canonical(s.get(Guest::FsBase)) || !s.canonical(s.get(Guest::GsBase)), "FS' or GS' base is not canonical"),
-    (|s| s.usable(Guest::LdtrAttr) && !s.canonical(s.get(Guest::LdtrBase)), "LDTR's base is not canonical"),
-    (|s| s.get(Guest::CsBase) >> 32 != 0, "CS' base has bits 63:32 set"),
-    (|s| DATA.iter().take(3).any(|r| s.usable(r[1]) && s.get(r[3]) >> 32 != 0), "SS', DS' or ES' base has bits 63:32 set"),
-    (|s| !s.virtual_8086() && bad_cs_type(s), "CS is no accessed code segment"),
-    (|s| !s.virtual_8086() && bad_data_type(s), "SS, DS, ES, FS or GS is of a type that cannot be loaded"),
-    (|s| !s.virtual_8086() && (!s.attr(Guest::CsAttr).s() || any_data(s, |r| !s.attr(r[1]).s())), "a code or data segment has S clear"),
-    (|s| !s.virtual_8086() && bad_cs_dpl(s), "CS.DPL does not go with its type and SS.DPL"),
-    (|s| !s.virtual_8086() && bad_ss_dpl(s), "SS.DPL is not 0 in real mode"),
-    (|s| !s.virtual_8086() && (!s.attr(Guest::CsAttr).present() || any_data(s, |r| !s.attr(r[1]).present())), "a usable segment is not present"),
-    (|s| s.get(Guest::CsAttr) & ATTR_RESERVED != 0 || any_data(s, |r| s.get(r[1]) & ATTR_RESERVED != 0), "a segment's access rights have reserved bits set"),
-    (|s| !s.virtual_8086() && s.long() && s.attr(Guest::CsAttr).long() && s.attr(Guest::CsAttr).db(), "CS has both L and D set in long mode"),
-    (|s| !s.virtual_8086() && (bad_granularity(s, CODE) || any_data(s, |r| bad_granularity(s, r))), "a segment's limit does not go with its granularity"),
-    (|s| !matches!(s.attr(Guest::TrAttr).typ(), 3 | 11) || s.long() && s.attr(Guest::TrAttr).typ() != 11, "TR is no busy TSS of the mode's kind"),
-    (|s| s.attr(Guest::TrAttr).s() || !s.attr(Guest::TrAttr).present() || !s.usable(Guest::TrAttr), "TR is not a present system segment"),
-    (|s| s.get(Guest::TrAttr) & ATTR_RESERVED != 0, "TR's access rights have reserved bits set"),
-    (|s| bad_granularity(s, TR), "TR's limit does not go with its granularity"),
-    (|s| s.usable(Guest::LdtrAttr) && (s.attr(Guest::LdtrAttr).typ() != 2 || s.attr(Guest::LdtrAttr).s() || !s.attr(Guest::LdtrAttr).present()), "LDTR is no present LDT"),
-    (|s| s.usable(Guest::LdtrAttr) && (s.get(Guest::LdtrAttr) & ATTR_RESERVED != 0 || bad_granularity(s, LDTR)), "LDTR's access rights or limit are bad"),
+    (|s| s.usable(Guest::TrAttr) && s.get(Guest::TrSelector) & 4 != 0, c"TR's selector refers to the LDT"),
+    (|s| s.usable(Guest::LdtrAttr) && s.get(Guest::LdtrSelector) & 4 != 0, c"LDTR's selector refers to the LDT"),
+    (segments_8086, c"a segment is not as virtual-8086 mode has it"),
+    (|s| !s.canonical(s.get(Guest::TrBase)), c"TR's base is not canonical"),
+    (|s| !s.canonical(s.get(Guest::FsBase)) || !s.canonical(s.get(Guest::GsBase)), c"FS' or GS' base is not canonical"),
+    (|s| s.usable(Guest::LdtrAttr) && !s.canonical(s.get(Guest::LdtrBase)), c"LDTR's base is not canonical"),
+    (|s| s.get(Guest::CsBase) >> 32 != 0, c"CS' base has bits 63:32 set"),
+    (|s| DATA.iter().take(3).any(|r| s.usable(r[1]) && s.get(r[3]) >> 32 != 0), c"SS', DS' or ES' base has bits 63:32 set"),
+    (|s| !s.virtual_8086() && bad_cs_type(s), c"CS is no accessed code segment"),
+    (|s| !s.virtual_8086() && bad_data_type(s), c"SS, DS, ES, FS or GS is of a type that cannot be loaded"),
+    (|s| !s.virtual_8086() && (!s.attr(Guest::CsAttr).s() || any_data(s, |r| !s.attr(r[1]).s())), c"a code or data segment has S clear"),
+    (|s| !s.virtual_8086() && bad_cs_dpl(s), c"CS.DPL does not go with its type and SS.DPL"),
+    (|s| !s.virtual_8086() && bad_ss_dpl(s), c"SS.DPL is not 0 in real mode"),
+    (|s| !s.virtual_8086() && (!s.attr(Guest::CsAttr).present() || any_data(s, |r| !s.attr(r[1]).present())), c"a usable segment is not present"),
+    (|s| s.get(Guest::CsAttr) & ATTR_RESERVED != 0 || any_data(s, |r| s.get(r[1]) & ATTR_RESERVED != 0), c"a segment's access rights have reserved bits set"),
+    (|s| !s.virtual_8086() && s.long() && s.attr(Guest::CsAttr).long() && s.attr(Guest::CsAttr).db(), c"CS has both L and D set in long mode"),
+    (|s| !s.virtual_8086() && (bad_granularity(s, CODE) || any_data(s, |r| bad_granularity(s, r))), c"a segment's limit does not go with its granularity"),
+    (|s| !matches!(s.attr(Guest::TrAttr).typ(), 3 | 11) || s.long() && s.attr(Guest::TrAttr).typ() != 11, c"TR is no busy TSS of the mode's kind"),
+    (|s| s.attr(Guest::TrAttr).s() || !s.attr(Guest::TrAttr).present() || !s.usable(Guest::TrAttr), c"TR is not a present system segment"),
+    (|s| s.get(Guest::TrAttr) & ATTR_RESERVED != 0, c"TR's access rights have reserved bits set"),
+    (|s| bad_granularity(s, TR), c"TR's limit does not go with its granularity"),
+    (|s| s.usable(Guest::LdtrAttr) && (s.attr(Guest::LdtrAttr).typ() != 2 || s.attr(Guest::LdtrAttr).s() || !s.attr(Guest::LdtrAttr).present()), c"LDTR is no present LDT"),
+    (|s| s.usable(Guest::LdtrAttr) && (s.get(Guest::LdtrAttr) & ATTR_RESERVED != 0 || bad_granularity(s, LDTR)), c"LDTR's access rights or limit are bad"),
     // 28.3.1.3: descriptor tables.
-    (|s| !s.canonical(s.get(Guest::GdtrBase)) || !s.canonical(s.get(Guest::IdtrBase)), "GDTR's or IDTR's base is not canonical"),
-    (|s| s.get(Guest::GdtrLimit) > 0xffff || s.get(Guest::IdtrLimit) > 0xffff, "GDTR's or IDTR's limit has bits 31:16 set"),
+    (|s| !s.canonical(s.get(Guest::GdtrBase)) || !s.canonical(s.get(Guest::IdtrBase)), c"GDTR's or IDTR's base is not canonical"),
+    (|s| s.get(Guest::GdtrLimit) > 0xffff || s.get(Guest::IdtrLimit) > 0xffff, c"GDTR's or IDTR's limit has bits 31:16 set"),
     // 28.3.1.4: RIP, RFLAGS.
-    (|s| !(s.long() && s.attr(Guest::CsAttr).long()) && s.get(Guest::Rip) >> 32 != 0, "RIP has bits 63:32 set outside of 64-bit mode"),
-    (|s| s.long() && s.attr(Guest::CsAttr).long() && !s.canonical(s.get(Guest::Rip)), "RIP is not canonical"),
-    (|s| s.get(Guest::Rflags) & !0x3f_7fd7 != 0 || !s.flags(rflags::FIXED), "RFLAGS has reserved bits set, or bit 1 clear"),
-    (|s| s.virtual_8086() && (s.long() || !s.cr0(cr0::PE)), "RFLAGS.VM is 1 in long mode or real mode"),
-    (|s| event_is(s, kind::INTERRUPT) && !s.flags(rflags::IF), "an interrupt is injected while RFLAGS.IF is 0"),
+    (|s| !(s.long() && s.attr(Guest::CsAttr).long()) && s.get(Guest::Rip) >> 32 != 0, c"RIP has bits 63:32 set outside of 64-bit mode"),
+    // An instruction may end where the canonical addresses do.
+    (|s| s.long() && s.attr(Guest::CsAttr).long() && !State::extends(s.get(Guest::Rip), s.limits.linear_bits + 1), c"RIP is not a linear address"),
+    (|s| s.get(Guest::Rflags) & !0x3f_7fd7 != 0 || !s.flags(rflags::FIXED), c"RFLAGS has reserved bits set, or bit 1 clear"),
+    (|s| s.virtual_8086() && (s.long() || !s.cr0(cr0::PE)), c"RFLAGS.VM is 1 in long mode or real mode"),
+    (|s| event_is(s, kind::INTERRUPT) && !s.flags(rflags::IF), c"an interrupt is injected while RFLAGS.IF is 0"),
     // 28.3.1.5: activity and interruptibility.
-    (|s| s.get(Guest::Activity) > 3, "the activity state does not exist"),
-    (|s| s.get(Guest::Activity) == activity::HLT && s.attr(Guest::SsAttr).dpl() != 0, "the guest is halted at a privilege level other than 0"),
-    (|s| s.get(Guest::Activity) != activity::ACTIVE && s.shadow(interruptibility::STI | interruptibility::MOV_SS), "the guest is halted in an interrupt shadow"),
-    (bad_activity_event, "an event is injected that does not end a halt"),
-    (|s| s.get(Guest::Interruptibility) & !0x1f != 0, "the interruptibility state has reserved bits set"),
-    (|s| s.shadow(interruptibility::STI) && s.shadow(interruptibility::MOV_SS), "STI and MOV SS both hold interrupts back"),
-    (|s| s.shadow(interruptibility::STI) && !s.flags(rflags::IF), "STI holds interrupts back while RFLAGS.IF is 0"),
-    (|s| event_is(s, kind::INTERRUPT) && s.shadow(interruptibility::STI | interruptibility::MOV_SS), "an interrupt is injected in an interrupt shadow"),
-    (|s| event_is(s, kind::NMI) && s.shadow(interruptibility::MOV_SS), "an NMI is injected in the shadow of MOV SS"),
-    (|s| s.shadow(interruptibility::SMI), "SMIs are blocked outside of system management mode"),
-    (|s| event_is(s, kind::NMI) && s.shadow(interruptibility::NMI), "an NMI is injected while NMIs are blocked"),
-    (|s| s.get(Guest::PendingDebug) & !pending::DEFINED != 0, "the pending debug exceptions have reserved bits set"),
-    (bad_step, "a pending single step does not go with RFLAGS.TF in an interrupt shadow"),
+    (|s| s.get(Guest::Activity) > 3, c"the activity state does not exist"),
+    (|s| s.get(Guest::Activity) == activity::HLT && s.attr(Guest::SsAttr).dpl() != 0, c"the guest is halted at a privilege level other than 0"),
+    (|s| s.get(Guest::Activity) != activity::ACTIVE && s.shadow(interruptibility::STI | interruptibility::MOV_SS), c"the guest is halted in an interrupt shadow"),
+    (bad_activity_event, c"an event is injected that does not end a halt"),
+    (|s| s.get(Guest::Interruptibility) & !0x1f != 0, c"the interruptibility state has reserved bits set"),
+    (|s| s.shadow(interruptibility::STI) && s.shadow(interruptibility::MOV_SS), c"STI and MOV SS both hold interrupts back"),
+    (|s| s.shadow(interruptibility::STI) && !s.flags(rflags::IF), c"STI holds interrupts back while RFLAGS.IF is 0"),
+    (|s| event_is(s, kind::INTERRUPT) && s.shadow(interruptibility::STI | interruptibility::MOV_SS), c"an interrupt is injected in an interrupt shadow"),
+    (|s| event_is(s, kind::NMI) && s.shadow(interruptibility::MOV_SS), c"an NMI is injected in the shadow of MOV SS"),
+    (|s| s.shadow(interruptibility::SMI), c"SMIs are blocked outside of system management mode"),
+    (|s| event_is(s, kind::NMI) && s.shadow(interruptibility::NMI), c"an NMI is injected while NMIs are blocked"),
+    (|s| s.get(Guest::PendingDebug) & !pending::DEFINED != 0, c"the pending debug exceptions have reserved bits set"),
+    (bad_step, c"a pending single step does not go with RFLAGS.TF in an interrupt shadow"),
     // 28.3.1.6: PDPTEs.
-    (bad_pdptes, "a PDPTE has reserved bits set"),
+    (bad_pdptes, c"a PDPTE has reserved bits set"),
 ];
 
 /// Each byte of a PAT is a memory type: 0, 1, 4, 5, 6 or 7.
@@ -345,7 +352,7 @@ fn pat_valid(pat: u64) -> bool {
 }
 
 /// The first rule that the state breaks.
-pub(crate) fn broken_rule(s: &State<'_>) -> Option<&'static str> {
+pub(crate) fn broken_rule(s: &State<'_>) -> Option<&'static CStr> {
     RULES
         .iter()
         .find(|(broken, _)| broken(s))

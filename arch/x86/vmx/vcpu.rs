@@ -23,6 +23,7 @@ use crate::arch::x86::model::regs::{
 };
 use crate::arch::x86::model::sregs::DR6_INIT;
 use crate::host::hw_page::HwPage;
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -526,14 +527,14 @@ impl HwVcpu for VmxVcpu {
         self.mark(Stale::Linear);
     }
 
-    fn broken_rule(&self) -> Option<&'static str> {
+    fn broken_rule(&self) -> Option<&'static CStr> {
         match self.raw.reason {
-            reason::NO_VMX => return Some("VMX is off on this CPU (the machine is going down)"),
+            reason::NO_VMX => return Some(c"VMX is off on this CPU (the machine is going down)"),
             reason::VMFAIL => {
                 return match self.raw.qualification {
-                    7 => Some("the controls do not go together"),
-                    8 => Some("the host's state is not as it should be"),
-                    26 => Some("events are blocked by MOV SS"),
+                    7 => Some(c"the controls do not go together"),
+                    8 => Some(c"the host's state is not as it should be"),
+                    26 => Some(c"events are blocked by MOV SS"),
                     _ => None,
                 }
             }

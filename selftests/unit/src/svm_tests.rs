@@ -514,7 +514,10 @@ mod rules {
             let mut b = good_for(block());
             assert_eq!(broken_rule(&b, &LIMITS), None);
             spoil(&mut b);
-            let rule = broken_rule(&b, &LIMITS).unwrap_or("none");
+            let rule = broken_rule(&b, &LIMITS)
+                .unwrap_or(c"none")
+                .to_str()
+                .unwrap();
             assert!(rule.contains(words), "case {n}: {rule}");
         }
     }

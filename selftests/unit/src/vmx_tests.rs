@@ -638,12 +638,13 @@ mod rules {
             self.set(g, self.get(g) | v);
         }
         fn rule(&self) -> Option<&'static str> {
-            check::broken_rule(&State {
+            let rule = check::broken_rule(&State {
                 guest: &self.v,
                 entry: self.entry,
                 event: self.event,
                 limits: &LIMITS,
-            })
+            });
+            rule.and_then(|r| r.to_str().ok())
         }
     }
 
@@ -741,6 +742,10 @@ mod rules {
         for c in [real(), long(), v86(), pae()] {
             assert_eq!(c.rule(), None);
         }
+        // The end of the lower half, where only the next fetch faults.
+        let mut c = long();
+        c.set(Guest::Rip, 1 << 47);
+        assert_eq!(c.rule(), None);
     }
 
     fn inject(kind: u32, vector: u8, error: bool) -> Injection {
@@ -814,7 +819,7 @@ mod rules {
             (long, |c| c.set(Guest::GdtrBase, 1 << 60), "GDTR's or IDTR's base"),
             (long, |c| c.set(Guest::IdtrLimit, 0x1_0000), "GDTR's or IDTR's limit"),
             (real, |c| c.set(Guest::Rip, 1 << 32), "RIP has bits"),
-            (long, |c| c.set(Guest::Rip, 1 << 50), "RIP is not canonical"),
+            (long, |c| c.set(Guest::Rip, 1 << 48), "RIP is not a linear address"),
             (long, |c| c.set(Guest::Rflags, 0), "RFLAGS has reserved"),
             (long, |c| c.or(Guest::Rflags, 1 << 22), "RFLAGS has reserved"),
             (v86, |c| c.set(Guest::Cr0, cr0::NE), "RFLAGS.VM"),

@@ -235,7 +235,7 @@ impl Vcpu {
                 block.set_eventinj(decode::encode(&e));
             }
         }
-        match broken_rule(&block, &limits) {
+        match broken_rule(&block, &limits).and_then(|r| r.to_str().ok()) {
             None
             // The guest's CPUID may claim wider physical addresses than the host has.
             | Some("CR3 has bits set beyond the physical address width")

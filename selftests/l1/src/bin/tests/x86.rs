@@ -4,6 +4,7 @@
 
 mod code;
 mod debug;
+mod entry;
 mod events;
 mod ioctls;
 mod ioeventfd;
@@ -24,6 +25,7 @@ pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
     ("refusals", refusals::TESTS),
     ("roundtrip", roundtrip::TESTS),
     ("code", code::TESTS),
+    ("entry", entry::TESTS),
     ("events", events::TESTS),
     ("debug", debug::TESTS),
     ("msrs", msrs::TESTS),

@@ -25,17 +25,22 @@ tests![
 ];
 
 /// A trace of our own: its buffer holds nothing but what this test caused.
-struct Trace(String);
+pub struct Trace(String);
 
 impl Trace {
     fn new() -> Result<Trace, Stop> {
+        Trace::of("rkvm_refused")
+    }
+
+    /// Of this event.
+    pub fn of(event: &str) -> Result<Trace, Stop> {
         if !env().rkvm {
             return skip("in-tree KVM has no such events");
         }
-        let dir = format!("/sys/kernel/tracing/instances/refusals-{}", sys::tid());
+        let dir = format!("/sys/kernel/tracing/instances/{event}-{}", sys::tid());
         fs::create_dir(&dir)?;
         let trace = Trace(dir);
-        fs::write(trace.file("events/rkvm/rkvm_refused/enable"), "1")?;
+        fs::write(trace.file(&format!("events/rkvm/{event}/enable")), "1")?;
         Ok(trace)
     }
 
@@ -43,10 +48,16 @@ impl Trace {
         format!("{}/{name}", self.0)
     }
 
-    /// The reasons given since the last look: errno and words.
-    fn take(&self) -> Vec<(i32, String)> {
+    /// All of it since the last look.
+    pub fn text(&self) -> String {
         let text = fs::read_to_string(self.file("trace")).expect("trace");
         fs::write(self.file("trace"), "").expect("trace");
+        text
+    }
+
+    /// The reasons given since the last look: errno and words.
+    fn take(&self) -> Vec<(i32, String)> {
+        let text = self.text();
         let reason = |line: &str| {
             let (_, reason) = line.split_once("rkvm_refused: error=-")?;
             let (errno, why) = reason.split_once(": ")?;
