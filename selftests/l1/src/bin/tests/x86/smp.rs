@@ -198,7 +198,8 @@ fn init_stops_a_running_cpu() -> Outcome {
         a.cmp(dword_ptr(DATA), 1000)?;
         a.jb(wait)?;
         icr(a, 1, 0x4500)?;
-        delay(a, 200_000)?;
+        // In Bochs it is only the preemption timer that ends its run: 10 ms, a million instructions.
+        delay(a, 2_000_000)?;
         // It counts no more.
         a.mov(ecx, 50)?;
         a.set_label(&mut more)?;
