@@ -11,7 +11,7 @@
 
 use super::check::Limits;
 use super::controls::{self, proc2, Msrs, Plan, Without};
-use super::entry::{self, HostState, SyscallMsrs};
+use super::entry::{self, HostState};
 use crate::arch::x86::asid::Allocator;
 use crate::arch::x86::backend::HwCaps;
 use crate::arch::x86::insn::{self, msr};
@@ -57,8 +57,6 @@ pub(super) struct Host {
     pub(super) limits: Limits,
     /// The host's state, as far as it is the same everywhere.
     pub(super) constant: HostState,
-    /// SYSCALL's MSRs, which are the same on every CPU.
-    pub(super) syscall: SyscallMsrs,
     /// What the preemption timer begins from.
     pub(super) timer: u32,
     /// A prediction barrier is wanted between different guests on a CPU.
@@ -181,7 +179,6 @@ fn make_host(msrs: &Msrs, plan: Plan) -> Result<HwCaps> {
             any_error_code: plan.any_error_code,
         },
         constant,
-        syscall: entry::syscall_msrs(),
         timer: u32::try_from(ticks.max(1)).unwrap_or(u32::MAX),
         barrier: insn::wants_barriers(),
         l1d: match entry::wants_l1d_flush() {

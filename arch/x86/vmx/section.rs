@@ -87,10 +87,7 @@ impl VmxVcpu {
         if self.dr6_live {
             self.dr6 = entry::dr6();
         }
-        if self.syscall_loaded {
-            self.syscall_loaded = false;
-            entry::set_syscall_msrs(&self.host.syscall, &self.syscall);
-        }
+        self.unload_syscall();
         self.vmcs.unload();
         entry::host_restore(&self.state);
         insn::guest_has_run();
@@ -101,11 +98,21 @@ impl VmxVcpu {
         (self.vpid.value & 0xffff) as u16
     }
 
-    /// SYSCALL's MSRs become the guest's until the section ends.
+    /// SYSCALL's MSRs become the guest's until the section ends. What they are now need not be the host's:
+    /// in-tree KVM leaves its own guest's there until this CPU returns to user space, and relies on it.
     pub(super) fn load_syscall(&mut self) {
         if !self.syscall_loaded {
             self.syscall_loaded = true;
-            entry::set_syscall_msrs(&self.syscall, &self.host.syscall);
+            self.syscall_found = entry::syscall_msrs();
+            entry::set_syscall_msrs(&self.syscall, &self.syscall_found);
+        }
+    }
+
+    /// They become what they were.
+    pub(super) fn unload_syscall(&mut self) {
+        if self.syscall_loaded {
+            self.syscall_loaded = false;
+            entry::set_syscall_msrs(&self.syscall_found, &self.syscall);
         }
     }
 

@@ -97,6 +97,8 @@ pub(crate) struct VmxVcpu {
     /// SYSCALL's MSRs, of the guest; they are in the processor.
     pub(super) syscall: SyscallMsrs,
     pub(super) syscall_loaded: bool,
+    /// What they were before.
+    pub(super) syscall_found: SyscallMsrs,
     /// KERNEL_GS_BASE of the guest; in the processor during sections.
     pub(super) kernel_gs: u64,
     /// DR6 of the guest; in the processor during sections, while it uses debug registers.
@@ -149,6 +151,7 @@ impl VmxVcpu {
             undelivered: None,
             syscall: SyscallMsrs::default(),
             syscall_loaded: false,
+            syscall_found: SyscallMsrs::default(),
             kernel_gs: 0,
             dr6: DR6_INIT,
             dr6_live: false,
@@ -427,10 +430,7 @@ impl HwVcpu for VmxVcpu {
     fn set_field(&mut self, x: Field, v: u64) {
         match x {
             Field::Star | Field::Lstar | Field::Cstar | Field::Sfmask => {
-                if self.syscall_loaded {
-                    entry::set_syscall_msrs(&self.host.syscall, &self.syscall);
-                    self.syscall_loaded = false;
-                }
+                self.unload_syscall();
                 match x {
                     Field::Star => self.syscall.star = v,
                     Field::Lstar => self.syscall.lstar = v,

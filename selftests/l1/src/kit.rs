@@ -243,6 +243,15 @@ impl LabelOrNop for CodeAssembler {
     }
 }
 
+/// What the code of a guest begins with that spins without an exit. Bochs' SVM does not interrupt one whose IF is 0
+/// (Documentation/lab.md), and its host hangs with it: there it is 1. No interrupts come.
+pub fn spins(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    if std::env::var("RKVM_FAMILY").is_ok_and(|f| f == "svm-bochs") {
+        a.sti()?;
+    }
+    Ok(())
+}
+
 /// Writes the value of EAX as a result.
 pub fn result(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.out(i32::from(PORT_RESULT), eax)

@@ -48,7 +48,9 @@ pub fn set_device(device: Option<String>) {
         }
         .into()
     });
-    let rkvm = std::path::Path::new("/sys/module/rkvm").exists();
+    // Both may be loaded.
+    let in_tree = std::env::var("RKVM_MODULE").is_ok_and(|m| m == "kvm");
+    let rkvm = !in_tree && std::path::Path::new("/sys/module/rkvm").exists();
     let device = CString::new(device).expect("a path has no zero byte");
     let cpus = sys::allowed_cpus();
     ENV.set(Env { device, rkvm, cpus }).expect("called once");

@@ -43,6 +43,7 @@ fn spinner(cpus: usize) -> Machine {
     let m = Machine::with(Mode::Long, Irqchip::Split, cpus);
     m.code(CODE, 64, |a| {
         let mut again = a.create_label();
+        kit::spins(a)?;
         a.set_label(&mut again)?;
         a.inc(qword_ptr(kit::DATA))?;
         a.jmp(again)
@@ -336,6 +337,7 @@ fn munmap_while_running() -> Outcome {
     for _ in 0..10 {
         let mut m = Machine::new(Mode::Long, |a| {
             let mut again = a.create_label();
+            kit::spins(a)?;
             a.set_label(&mut again)?;
             a.mov(ebx, 0x1000_0000)?;
             a.add(ebx, ecx)?;

@@ -186,6 +186,7 @@ fn init_stops_a_running_cpu() -> Outcome {
     let mut m = Machine::with(Mode::Long, Irqchip::Split, 2);
     m.code(SECOND, 64, |a| {
         let mut again = a.create_label();
+        kit::spins(a)?;
         a.set_label(&mut again)?;
         a.inc(dword_ptr(DATA))?;
         a.jmp(again)
@@ -470,6 +471,7 @@ fn shoot_down() -> Outcome {
     m.ram.set32(0x3_2000, 222);
     m.code(SECOND, 64, |a| {
         let mut again = a.create_label();
+        kit::spins(a)?;
         a.mov(ebx, at as u32)?;
         a.set_label(&mut again)?;
         a.mov(eax, dword_ptr(rbx))?;
@@ -514,6 +516,7 @@ fn tlb_after_slot_change() -> Outcome {
     rams[1].set32(at, 2);
     m.code(CODE, 64, |a| {
         let (mut again, mut out) = (a.create_label(), a.create_label());
+        kit::spins(a)?;
         a.mov(ebx, at as u32)?;
         a.set_label(&mut again)?;
         a.mov(eax, dword_ptr(rbx))?;
