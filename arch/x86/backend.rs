@@ -6,6 +6,7 @@
 //! A backend knows its hardware; it knows no ioctl, no LAPIC, no memslot.
 
 use super::exit::{Event, Exit, Intercepts, Windows};
+use super::model::clock::{TscRatio, TscScaling};
 use super::model::regs::{DescTable, Gprs, Seg, Segment};
 use crate::memory::stage2;
 use kernel::prelude::*;
@@ -23,6 +24,8 @@ pub(crate) struct HwCaps {
     pub(crate) rdtscp: bool,
     /// Guests can have INVPCID.
     pub(crate) invpcid: bool,
+    /// A guest's TSC can have a frequency of its own, by a ratio of this form.
+    pub(crate) tsc_scaling: Option<TscScaling>,
 }
 
 /// A register that lives in the vendor's control block and that the guest reaches as an MSR.
@@ -216,6 +219,8 @@ pub(crate) trait HwVcpu: Send {
     ///
     /// Guest TSC = host TSC (scaled) + offset, modulo 2^64.
     fn set_tsc_offset(&mut self, offset: u64);
+    /// The scale: 1 unless [`HwCaps::tsc_scaling`].
+    fn set_tsc_ratio(&mut self, _ratio: TscRatio) {}
 
     /// Drops every cached translation of this vCPU before the next entry.
     fn flush_tlb(&mut self);

@@ -46,11 +46,15 @@ use crate::{
     },
     memory::{stage2, View},
     system,
-    vcpu::VcpuSet,
+    vcpu::{Core, VcpuSet},
     vm::Vm,
 };
 use backend::{Backend, HwVcpu};
-use core::{marker::PhantomData, mem::offset_of};
+use core::{
+    marker::PhantomData,
+    mem::offset_of,
+    sync::atomic::{AtomicU32, Ordering},
+};
 use io::{Answer, UserExit};
 use kernel::{prelude::*, sync::Arc};
 use model::{lapic::SharedIdentity, regs::Exception};
@@ -176,6 +180,9 @@ impl<B: Backend> Family for X86<B> {
             rb::KVM_CAP_DISABLE_QUIRKS => 1,
             rb::KVM_CAP_DISABLE_QUIRKS2 => i32::try_from(args::vm::QUIRKS).unwrap_or(0),
             rb::KVM_CAP_X2APIC_API if vm.is_some_and(|v| !v.controller.is_split()) => 3,
+            rb::KVM_CAP_TSC_CONTROL | rb::KVM_CAP_VM_TSC_CONTROL => {
+                i32::from(host.hw.tsc_scaling.is_some())
+            }
             number => cap::value(abi::CAPS, number),
         }
     }
@@ -235,7 +242,13 @@ impl<B: Backend> Family for X86<B> {
             mail.clone(),
         )?;
         let identity = SharedIdentity::new(v.lapic.identity());
-        Ok((v, Shared { mail, identity }))
+        let tsc_khz = AtomicU32::new(v.tsc.khz());
+        let shared = Shared {
+            mail,
+            identity,
+            tsc_khz,
+        };
+        Ok((v, shared))
     }
 
     fn vcpu_ioctl(ctx: &mut Ctx<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
@@ -335,7 +348,11 @@ impl<B: Backend> Family for X86<B> {
         if ctx.vcpu.pv.has_work() {
             let vm = ctx.vm.clone();
             let view = vm.memory.read();
-            pv::write_pages(ctx.vcpu, &vm.family, &view);
+            // TSCs of unlike frequencies, each rounded in its own way, do not tell one time.
+            let khz = ctx.vcpu.tsc.khz();
+            let one_rate = |c: &Core<Self>| c.shared.tsc_khz.load(Ordering::Relaxed) == khz;
+            let stable = vm.vcpus.iter().all(one_rate);
+            pv::write_pages(ctx.vcpu, &vm.family, &view, stable);
         }
         if let Some(vector) = ctx.vcpu.eoi.take() {
             return Ok(Poll::ToUser(UserExit::IoapicEoi { vector }));

@@ -101,6 +101,8 @@ fields! {
     VIRTUAL_APIC: u64, Rw = 0x2012;
     /// EPT pointer
     EPTP: u64, Rw = 0x201a;
+    /// TSC multiplier
+    TSC_MULTIPLIER: u64, Rw = 0x2032;
     /// Guest-physical address
     GUEST_PHYSICAL: u64, Ro = 0x2400;
     /// VMCS link pointer

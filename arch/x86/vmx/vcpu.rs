@@ -17,6 +17,7 @@ use crate::arch::x86::asid::Asid;
 use crate::arch::x86::backend::{Field, HwCaps, HwVcpu};
 use crate::arch::x86::exit::{Event, Exit, Intercepts, Windows};
 use crate::arch::x86::insn::msr;
+use crate::arch::x86::model::clock::TscRatio;
 use crate::arch::x86::model::msr::permission;
 use crate::arch::x86::model::regs::{
     cr0, cr4, efer, rflags, vector, DescTable, Gpr, Gprs, Seg, Segment,
@@ -54,13 +55,14 @@ pub(super) enum Stale {
 }
 
 /// The controls that change, as the VMCS has them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Written {
     pub(super) proc: u32,
     pub(super) proc2: u32,
     pub(super) entry: u32,
     pub(super) exceptions: u32,
     pub(super) tsc_offset: u64,
+    pub(super) tsc_ratio: TscRatio,
 }
 
 /// A vCPU.
@@ -82,8 +84,10 @@ pub(crate) struct VmxVcpu {
     pub(super) stale: Stale,
     pub(super) wanted: Intercepts,
     pub(super) windows: Windows,
-    pub(super) written: Written,
+    /// `None`: not yet.
+    pub(super) written: Option<Written>,
     pub(super) tsc_offset: u64,
+    pub(super) tsc_ratio: TscRatio,
     /// CR3, or the mode of paging, was set: the VMCS' page-directory pointers are not those of CR3.
     pdptes_stale: bool,
     /// For the next entry.
@@ -139,8 +143,9 @@ impl VmxVcpu {
                 ..Intercepts::default()
             },
             windows: Windows::default(),
-            written: Written::default(),
+            written: None,
             tsc_offset: 0,
+            tsc_ratio: TscRatio::one(0),
             pdptes_stale: false,
             event: Injection::default(),
             event_left: false,
@@ -516,6 +521,11 @@ impl HwVcpu for VmxVcpu {
     }
     fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
+        self.mark(Stale::Controls);
+    }
+
+    fn set_tsc_ratio(&mut self, ratio: TscRatio) {
+        self.tsc_ratio = ratio;
         self.mark(Stale::Controls);
     }
 
