@@ -17,6 +17,7 @@ mod refusals;
 mod roundtrip;
 mod smp;
 mod time;
+mod tsc;
 
 /// All, by area.
 pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
@@ -35,4 +36,5 @@ pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
     ("memory", memory::TESTS),
     ("races", races::TESTS),
     ("time", time::TESTS),
+    ("tsc", tsc::TESTS),
 ];
