@@ -26,6 +26,8 @@ pub(crate) struct HwCaps {
     pub(crate) invpcid: bool,
     /// A guest's TSC can have a frequency of its own, by a ratio of this form.
     pub(crate) tsc_scaling: Option<TscScaling>,
+    /// The processor logs the pages whose leaf it marks dirty ([`stage2::Config::logs_writes`]).
+    pub(crate) logs_writes: bool,
 }
 
 /// A register that lives in the vendor's control block and that the guest reaches as an MSR.
@@ -226,6 +228,15 @@ pub(crate) trait HwVcpu: Send {
     fn flush_tlb(&mut self);
     /// Drops one linear address' cached translations (guest's INVLPG), before the next entry.
     fn flush_linear(&mut self, addr: u64);
+
+    /// The processor is to log the guest's writes, or need not. Before a section; only where
+    /// [`HwCaps::logs_writes`].
+    #[inline]
+    fn log_writes(&mut self, _on: bool) {}
+    /// Calls `page` with the guest-physical address of each page that it has logged, once the section
+    /// has ended, IRQs still off.
+    #[inline]
+    fn written(&mut self, _page: impl FnMut(u64)) {}
 
     /// After [`Exit::FailEntry`]: the first rule of the manual that the guest's state breaks, for
     /// people; `None` when every rule that we know holds.

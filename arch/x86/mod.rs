@@ -200,6 +200,7 @@ impl<B: Backend> Family for X86<B> {
             levels: u32::from(host.hw.stage2_levels),
             gpa_bits: u32::from(host.supported.host.gpa_bits),
             max_leaf_level: if host.hw.stage2_1g { 2 } else { 1 },
+            logs_writes: host.hw.logs_writes,
         })
     }
 
@@ -400,11 +401,13 @@ impl<B: Backend> Family for X86<B> {
     }
 
     fn section_begins(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
+        ctx.vcpu.hw.log_writes(ctx.vm.memory.logs_writes());
         ctx.vcpu.section_begins();
     }
 
-    fn section_ends(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
+    fn section_ends(ctx: &mut Ctx<'_, Self>, view: &View<'_>, _section: &GuestSection) {
         ctx.vcpu.section_ends();
+        ctx.vcpu.hw.written(|gpa| view.written(gpa));
     }
 
     fn flush_tlb(ctx: &mut Ctx<'_, Self>) {

@@ -154,6 +154,7 @@ pub(super) fn setup() -> Result<HwCaps> {
         rdtscp: true,
         // TSC_RATIO is kept at 1 so far.
         tsc_scaling: None,
+        logs_writes: false,
         invpcid: true,
     })
 }

@@ -38,6 +38,8 @@ pub(crate) mod proc2 {
     pub(crate) const PAUSE_LOOP: u32 = 1 << 10;
     /// Enable INVPCID
     pub(crate) const INVPCID: u32 = 1 << 12;
+    /// Enable PML
+    pub(crate) const PML: u32 = 1 << 17;
     /// Use TSC scaling
     pub(crate) const TSC_SCALING: u32 = 1 << 25;
 }
@@ -106,7 +108,7 @@ use Without::{Lost, LostOnDemand, Off, OnDemand, Refused};
 ///
 /// Not here, so off where the processor lets us: acknowledge interrupt on exit (host interrupts are
 /// taken by enabling them), posted interrupts, virtual-interrupt delivery, APIC virtualization (the
-/// local APIC's page exits), VM functions, PML, mode-based execute, and what enables instructions
+/// local APIC's page exits), VM functions, mode-based execute, and what enables instructions
 /// that guests are not shown (XSAVES, UMWAIT and its like, ENCLV).
 #[rustfmt::skip]
 pub(crate) const TABLE: &[Control] = &[
@@ -143,6 +145,7 @@ pub(crate) const TABLE: &[Control] = &[
     c(Word::Proc2, 7, "unrestricted guest", Refused),
     c(Word::Proc2, 10, "PAUSE-loop exiting", Lost("spinning guests do not yield")),
     c(Word::Proc2, 12, "enable INVPCID", Lost("guests have no INVPCID")),
+    c(Word::Proc2, 17, "enable PML", LostOnDemand("the dirty log write-protects pages")),
     c(Word::Proc2, 25, "use TSC scaling", LostOnDemand("guests' TSCs run at the host's frequency")),
     c(Word::Exit, 2, "save debug controls", Refused),
     c(Word::Exit, 9, "host address-space size", Refused),
@@ -328,6 +331,10 @@ pub(crate) fn plan(m: &Msrs, mut lost: impl FnMut(&Control)) -> Result<Plan, &'s
         return Err(name);
     }
     let has = |b: u64| m.ept_vpid & b != 0;
+    if !has(ept_vpid::ACCESSED_DIRTY) {
+        // It logs when it sets dirty bits.
+        proc2_on_demand &= !proc2::PML;
+    }
     Ok(Plan {
         controls,
         proc2_on_demand,

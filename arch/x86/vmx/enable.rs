@@ -205,6 +205,7 @@ fn make_host(msrs: &Msrs, plan: Plan) -> Result<HwCaps> {
         rdtscp: plan.has2(proc2::RDTSCP),
         invpcid: plan.has2(proc2::INVPCID),
         tsc_scaling: plan.has2(proc2::TSC_SCALING).then_some(TSC_SCALING),
+        logs_writes: plan.has2(proc2::PML),
     })
 }
 

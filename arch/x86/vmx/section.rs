@@ -7,7 +7,8 @@ use super::controls::{proc2, Controls};
 use super::entry;
 use super::field as f;
 use super::mirror::Guest;
-use super::vcpu::{Stale, VmxVcpu, Written, CR0_OURS};
+use super::pml;
+use super::vcpu::{Log, Stale, VmxVcpu, Written, CR0_OURS};
 use crate::arch::x86::asid::Flush;
 use crate::arch::x86::insn;
 use crate::arch::x86::model::regs::efer;
@@ -83,6 +84,11 @@ impl VmxVcpu {
             return;
         }
         self.m.complete(&self.vmcs);
+        if let Some(log) = self.log.as_mut().filter(|log| log.on()) {
+            if log.section_ends(self.vmcs.get(&f::PML_INDEX)) {
+                self.vmcs.put(&f::PML_INDEX, pml::FIRST);
+            }
+        }
         self.kernel_gs = entry::kernel_gs();
         if self.dr6_live {
             self.dr6 = entry::dr6();
@@ -134,6 +140,11 @@ impl VmxVcpu {
         v.put(&f::PLE_GAP, PLE_GAP);
         v.put(&f::PLE_WINDOW, PLE_WINDOW);
 
+        if let Some(log) = &self.log {
+            v.put(&f::PML_ADDRESS, log.phys());
+            v.put(&f::PML_INDEX, pml::FIRST);
+        }
+
         v.put(&f::HOST_CR0, h.cr0);
         v.put(&f::HOST_CS, h.cs);
         v.put(&f::HOST_SS, h.ss);
@@ -158,6 +169,9 @@ impl VmxVcpu {
         let mut asked = 0;
         if !self.tsc_ratio.is_one() {
             asked |= proc2::TSC_SCALING;
+        }
+        if self.log.as_ref().is_some_and(Log::on) {
+            asked |= proc2::PML;
         }
         Written {
             proc: plan.proc(&self.wanted, self.windows),

@@ -252,8 +252,8 @@ mod capabilities {
         assert!(p.ept_1g && p.ept_track && !p.ept_5);
         assert_eq!(p.revision, 0x2b);
         assert_eq!(p.timer_shift, 0);
-        assert_eq!(lost, ["use TSC scaling"]);
-        assert!(!p.has2(proc2::TSC_SCALING));
+        assert_eq!(lost, ["enable PML", "use TSC scaling"]);
+        assert!(!p.has2(proc2::TSC_SCALING) && !p.has2(proc2::PML));
         lost.clear();
 
         // No A/D bits, no INVPCID.
@@ -262,7 +262,12 @@ mod capabilities {
         assert!(!p.ept_track);
         assert_eq!(
             lost,
-            ["PAUSE-loop exiting", "enable INVPCID", "use TSC scaling"]
+            [
+                "PAUSE-loop exiting",
+                "enable INVPCID",
+                "enable PML",
+                "use TSC scaling"
+            ]
         );
         lost.clear();
 
@@ -270,7 +275,11 @@ mod capabilities {
         let p = controls::plan(&skylake(), |c| lost.push(c.name)).unwrap();
         assert_eq!(p.controls.pin & 1 << 7, 0);
         assert_eq!(lost, [""; 0]);
-        assert!(p.has2(proc2::TSC_SCALING));
+        assert!(p.has2(proc2::TSC_SCALING) && p.has2(proc2::PML));
+        // Without dirty bits there is nothing to log.
+        let mut m = skylake();
+        m.ept_vpid &= !(1 << 21);
+        assert!(!controls::plan(&m, |_| {}).unwrap().has2(proc2::PML));
 
         // No secondary controls to speak of.
         let penryn = bochs(0x41, 0, 0x3f);
@@ -385,6 +394,7 @@ mod capabilities {
         assert_eq!(p.proc2(&d, u32::MAX), p.proc2(&d, 0));
         let p = controls::plan(&skylake(), |_| {}).unwrap();
         assert_eq!(p.proc2(&d, proc2::TSC_SCALING) ^ p.proc2(&d, 0), 1 << 25);
+        assert_eq!(p.proc2(&d, proc2::PML) ^ p.proc2(&d, 0), 1 << 17);
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod code;
 mod debug;
+mod dirty;
 mod events;
 mod ioctls;
 mod ioeventfd;
@@ -34,6 +35,7 @@ pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
     ("msi", msi::TESTS),
     ("ioeventfd", ioeventfd::TESTS),
     ("memory", memory::TESTS),
+    ("dirty", dirty::TESTS),
     ("races", races::TESTS),
     ("time", time::TESTS),
     ("tsc", tsc::TESTS),
