@@ -147,6 +147,15 @@ fn load_vendor<B: Backend>(kvm_node: bool) -> Result<Vendor<B>> {
     Ok(vendor)
 }
 
+/// kvmclock is the same on all vCPUs: TSCs of unlike frequencies, each rounded in its own way, do not
+/// tell one time.
+pub(crate) fn one_time<B: Backend>(vm: &Vm<X86<B>>) -> bool {
+    let khz = |c: &Core<X86<B>>| c.shared.tsc_khz.load(Ordering::Relaxed);
+    let mut all = vm.vcpus.iter().map(khz);
+    let first = all.next();
+    all.all(|other| Some(other) == first)
+}
+
 impl<B: Backend> Family for X86<B> {
     const NAME: &'static str = "x86";
     const FREE_KVM: &'static str = "unload kvm_amd or kvm_intel, and kvm, first";
@@ -349,11 +358,7 @@ impl<B: Backend> Family for X86<B> {
         if ctx.vcpu.pv.has_work() {
             let vm = ctx.vm.clone();
             let view = vm.memory.read();
-            // TSCs of unlike frequencies, each rounded in its own way, do not tell one time.
-            let khz = ctx.vcpu.tsc.khz();
-            let one_rate = |c: &Core<Self>| c.shared.tsc_khz.load(Ordering::Relaxed) == khz;
-            let stable = vm.vcpus.iter().all(one_rate);
-            pv::write_pages(ctx.vcpu, &vm.family, &view, stable);
+            pv::write_pages(ctx.vcpu, &vm.family, &view, one_time(&vm));
         }
         if let Some(vector) = ctx.vcpu.eoi.take() {
             return Ok(Poll::ToUser(UserExit::IoapicEoi { vector }));

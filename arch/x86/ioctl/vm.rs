@@ -76,7 +76,10 @@ pub(crate) fn ioctl<B: Backend>(vm: &Arc<Vm<X86<B>>>, cmd: u32, arg: usize) -> R
             let (clock, host_tsc, realtime) = vm.family.time.read();
             let mut c: rb::kvm_clock_data = user::zeroed();
             c.clock = clock;
-            c.flags = rb::KVM_CLOCK_TSC_STABLE | rb::KVM_CLOCK_REALTIME | rb::KVM_CLOCK_HOST_TSC;
+            c.flags = rb::KVM_CLOCK_REALTIME | rb::KVM_CLOCK_HOST_TSC;
+            if super::super::one_time(vm) {
+                c.flags |= rb::KVM_CLOCK_TSC_STABLE;
+            }
             c.realtime = realtime;
             c.host_tsc = host_tsc;
             user::put(arg, &c)?;

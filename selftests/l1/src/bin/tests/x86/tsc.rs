@@ -20,6 +20,7 @@ tests![
     scaled_tsc_registers,
     scaled_tsc_offset,
     scaled_tsc_clock,
+    scaled_tsc_of_one_vcpu,
     scaled_tsc_deadline,
     scaled_tsc_bounds,
 ];
@@ -278,6 +279,36 @@ fn scaled_tsc_clock() -> Outcome {
         }
         // Moving the TSC does not move the clock.
         assert!(m.cpu().set_msr(0x10, 1 << 45));
+    }
+    Ok(())
+}
+
+/// Whether all vCPUs tell the same time is in each one's page, and in KVM_GET_CLOCK.
+fn scaled_tsc_of_one_vcpu() -> Outcome {
+    require()?;
+    let gpa = DATA + 0x1000;
+    let mut m = Machine::with(Mode::Long, Irqchip::Split, 2);
+    for i in 0..2 {
+        let code = kit::CODE + 0x1000 * i;
+        m.code(code, 64, |a| {
+            let mut again = a.create_label();
+            kit::wrmsr(a, 0x4b56_4d01, (gpa + 64 * i) | 1)?;
+            a.set_label(&mut again)?;
+            a.out(0x50, al)?;
+            a.jmp(again)
+        })?;
+        m.cpus[i as usize].regs(|r| r.rip = code);
+    }
+    let own = khz(&m.cpus[0]);
+    for (num, den, stable) in [(1, 1, true), (1, 2, false), (1, 1, true)] {
+        set_khz(&m.cpus[1], own * num / den);
+        for i in 0..2 {
+            m.cpus[i].run().expect("run");
+            let p = super::time::page(&m, gpa + 64 * i as u64);
+            assert_eq!(p.flags & 1 == 1, stable, "{num}/{den}, vCPU {i}: {p:?}");
+        }
+        let flags = m.vm.get_clock()?.flags;
+        assert_eq!(flags & KVM_CLOCK_TSC_STABLE != 0, stable, "{flags:#x}");
     }
     Ok(())
 }
