@@ -182,6 +182,8 @@ impl Tsc {
         self.to_ns = rate.to_ns();
         let write = self.writing(value, false, host_tsc);
         let mut s = vm.time.state.lock();
+        // Clock pages count from a new reference: at the old one this TSC may not have begun yet.
+        s.shown = false;
         self.value.offset = s.sync.rescale(&write, &mut self.generation);
     }
 

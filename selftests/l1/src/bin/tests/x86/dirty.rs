@@ -67,7 +67,7 @@ fn writers() -> (Machine, Ram) {
         a.set_label(&mut next)?;
         a.test(r10, r10)?;
         a.jz(over)?;
-        a.inc(dword_ptr(r8))?;
+        a.lock().inc(dword_ptr(r8))?;
         a.add(r8, r9)?;
         a.dec(r10)?;
         a.jmp(next)?;
