@@ -3,6 +3,7 @@
 //! The dirty log against what was written: in rounds, by two vCPUs, more pages than a processor's own log
 //! (Intel's page-modification log: 512) has room for.
 
+use super::lapic::x2apic_on;
 use crate::harness::tests;
 use iced_x86::code_asm::*;
 use kvm_bindings::*;
@@ -21,6 +22,7 @@ tests![
     dirty_in_two_slots,
     dirty_slot_comes_and_goes,
     dirty_cleared_under_writers,
+    dirty_full_at_an_interrupt,
     dirty_again_without_faults,
 ];
 
@@ -378,6 +380,47 @@ fn dirty_cleared_under_writers() -> Outcome {
     let total: usize = (0..PAGES).map(|p| content(p) as usize).sum();
     assert_eq!(total, 30 * TASKS.iter().map(|t| t.count).sum::<usize>());
     assert!(rounds > 1);
+    Ok(())
+}
+
+/// The processor's log has just become full when it writes an interrupt's frame: the interrupt is not lost.
+fn dirty_full_at_an_interrupt() -> Outcome {
+    const STACK: usize = 1090;
+    let (mut m, _ram) = writers();
+    m.code(kit::CODE, 64, |a| {
+        let (mut again, mut next) = (a.create_label(), a.create_label());
+        x2apic_on(a)?;
+        a.mov(rsp, BASE + 0x1000 * STACK as u64 + 0x800)?;
+        a.sti()?;
+        a.set_label(&mut again)?;
+        a.out(0x50, al)?;
+        a.mov(r8d, BASE as u32)?;
+        a.set_label(&mut next)?;
+        a.inc(dword_ptr(r8))?;
+        a.add(r8, 0x1000)?;
+        a.dec(r10)?;
+        a.jnz(next)?;
+        // To itself: it comes with the next entry.
+        kit::wrmsr(a, 0x83f, 0x45)?;
+        a.nop()?;
+        kit::count(a, 0x45)?;
+        a.jmp(again)
+    })?;
+    let turn = |m: &mut Machine, pages: u64| {
+        while !matches!(m.cpu().run(), Ok(Exit::Out { port: 0x50, .. })) {}
+        m.cpu().regs(|r| r.r10 = pages);
+        match m.cpu().run() {
+            Ok(Exit::Out { data, .. }) => data[0],
+            e => panic!("{e:x?}"),
+        }
+    };
+    let mut came = 0;
+    for pages in (505..520).chain(505..520) {
+        assert_eq!(turn(&mut m, pages), came + 1, "with {pages} pages");
+        came += 1;
+        let want = (0..pages as usize).chain([STACK]).collect();
+        same(&logged(&m), &want);
+    }
     Ok(())
 }
 
