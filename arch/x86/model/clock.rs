@@ -264,7 +264,7 @@ impl TscRate {
     }
 
     /// The factor from the guest's cycles to nanoseconds.
-    pub const fn to_ns(&self) -> Scale {
+    pub const fn to_ns(self) -> Scale {
         match Scale::to_ns(self.khz) {
             Some(scale) => scale,
             // 1 GHz, if the host's frequency makes no sense.

@@ -339,9 +339,7 @@ impl Vm {
     fn step(&mut self) -> Option<Vec<u64>> {
         match std::mem::replace(&mut self.getter, Getter::Idle) {
             Getter::Idle => {
-                if self.slot().dirty.is_none() {
-                    return None;
-                }
+                self.slot().dirty.as_ref()?;
                 if self.logging {
                     self.leave();
                 }

@@ -414,10 +414,8 @@ fn dirty_full_at_an_interrupt() -> Outcome {
             e => panic!("{e:x?}"),
         }
     };
-    let mut came = 0;
-    for pages in (505..520).chain(505..520) {
-        assert_eq!(turn(&mut m, pages), came + 1, "with {pages} pages");
-        came += 1;
+    for (came, pages) in (1..).zip((505..520).chain(505..520)) {
+        assert_eq!(turn(&mut m, pages), came, "with {pages} pages");
         let want = (0..pages as usize).chain([STACK]).collect();
         same(&logged(&m), &want);
     }
