@@ -216,8 +216,9 @@ pub(crate) trait Family: Sized + Send + Sync + 'static {
     /// Loads what the guest section needs (FPU, debug registers). IRQs off.
     fn section_begins(ctx: &mut Ctx<'_, Self>, section: &GuestSection);
 
-    /// Takes the host's state back. IRQs off.
-    fn section_ends(ctx: &mut Ctx<'_, Self>, section: &GuestSection);
+    /// Takes the host's state back. IRQs off. What the processor has logged of the guest's writes
+    /// ([`crate::memory::Memory::logs_writes`]) goes to [`View::written`].
+    fn section_ends(ctx: &mut Ctx<'_, Self>, view: &View<'_>, section: &GuestSection);
 
     /// Drops cached translations before the next entry. IRQs off.
     fn flush_tlb(ctx: &mut Ctx<'_, Self>);

@@ -48,7 +48,7 @@ pub(crate) mod slots;
 pub(crate) mod stage2;
 use core::{
     ops::Range,
-    sync::atomic::{fence, AtomicU64, Ordering},
+    sync::atomic::{fence, AtomicBool, AtomicU64, Ordering},
 };
 use kernel::{
     new_mutex,
@@ -80,6 +80,10 @@ pub(crate) trait Remote: Send + Sync + 'static {
     /// must not sleep. What was changed before the call is visible to a vCPU that
     /// the call finds outside a guest section once that enters one (the caller has a full barrier).
     fn flush_tlb_all(&self);
+
+    /// Returns when every vCPU has been out of its guest section: what its processor has logged there
+    /// is in the dirty log. As for [`Remote::flush_tlb_all`].
+    fn leave_guests(&self);
 
     /// Host memory is about to be mapped: guests must find in it what the host has written, whatever
     /// their caches do. `phys` and `bytes` are of a leaf. May sleep.
@@ -118,6 +122,9 @@ struct Shadow<E: Entry, R: Remote> {
     mmu: RwLock<Mmu<E>>,
     /// Number of changes by the host that have ended. Changed under the write lock.
     ends: AtomicU64,
+    /// vCPUs' processors are to tell which pages they write ([`Config::logs_writes`]), from each one's
+    /// next section on. Changed with the writer's lock held.
+    logging: AtomicBool,
     /// `Mmu::changes` up to which processors are known to have flushed.
     flushed: AtomicU64,
 }
@@ -183,6 +190,14 @@ impl<E: Entry, R: Remote> Memory<E, R> {
         self.shadow.config
     }
 
+    /// vCPUs' processors are to log what they write, in a section that begins now with a [`View`] that was
+    /// had before. At its end each calls [`View::written`].
+    #[inline]
+    #[allow(dead_code, reason = "not all families ask")]
+    pub(crate) fn logs_writes(&self) -> bool {
+        self.shadow.logging.load(Ordering::Relaxed)
+    }
+
     /// Starts a read section of the slot set.
     ///
     /// Not to be held over anything that may wait for [`Memory::set_region`], nor for long: that
@@ -211,6 +226,7 @@ impl<E: Entry, R: Remote> Shadow<E, R> {
                     leaving: None,
                 }),
                 ends: AtomicU64::new(0),
+                logging: AtomicBool::new(false),
                 flushed: AtomicU64::new(0),
             }))
         })

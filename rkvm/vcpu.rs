@@ -157,6 +157,10 @@ impl<F: Family> Remote for Arc<VcpuSet<F>> {
         kick::interrupt_and_wait(self.iter().map(|c| &*c.kick));
     }
 
+    fn leave_guests(&self) {
+        kick::interrupt_and_wait(self.iter().map(|c| &*c.kick));
+    }
+
     fn prepare_memory(&self, phys: u64, bytes: u64) {
         F::prepare_memory(phys, bytes);
     }
@@ -295,7 +299,7 @@ impl<F: Family> Vcpu<F> {
                 F::section_begins(ctx, &section);
                 section.quiescent();
                 let exit = Self::section(ctx, &view, &section);
-                F::section_ends(ctx, &section);
+                F::section_ends(ctx, &view, &section);
                 ctx.core.kick.section_ends();
                 exit
             };

@@ -335,7 +335,7 @@ impl Family for Arm64 {
         ctx.vcpu.section_begins(vm, shared, busy);
     }
 
-    fn section_ends(ctx: &mut Ctx<'_, Self>, section: &GuestSection) {
+    fn section_ends(ctx: &mut Ctx<'_, Self>, _view: &View<'_>, section: &GuestSection) {
         let timer_ended = ctx.vm.controller.end(&ctx.core.shared.gic, section);
         ctx.vcpu.section_ends(&ctx.vm.family, timer_ended);
     }

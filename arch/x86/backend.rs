@@ -6,6 +6,7 @@
 //! A backend knows its hardware; it knows no ioctl, no LAPIC, no memslot.
 
 use super::exit::{Event, Exit, Intercepts, Windows};
+use super::model::clock::{TscRatio, TscScaling};
 use super::model::regs::{DescTable, Gprs, Seg, Segment};
 use crate::memory::stage2;
 use core::ffi::CStr;
@@ -24,6 +25,10 @@ pub(crate) struct HwCaps {
     pub(crate) rdtscp: bool,
     /// Guests can have INVPCID.
     pub(crate) invpcid: bool,
+    /// A guest's TSC can have a frequency of its own, by a ratio of this form.
+    pub(crate) tsc_scaling: Option<TscScaling>,
+    /// The processor logs the pages whose leaf it marks dirty ([`stage2::Config::logs_writes`]).
+    pub(crate) logs_writes: bool,
 }
 
 /// A register that lives in the vendor's control block and that the guest reaches as an MSR.
@@ -217,11 +222,22 @@ pub(crate) trait HwVcpu: Send {
     ///
     /// Guest TSC = host TSC (scaled) + offset, modulo 2^64.
     fn set_tsc_offset(&mut self, offset: u64);
+    /// The scale: 1 unless [`HwCaps::tsc_scaling`].
+    fn set_tsc_ratio(&mut self, _ratio: TscRatio) {}
 
     /// Drops every cached translation of this vCPU before the next entry.
     fn flush_tlb(&mut self);
     /// Drops one linear address' cached translations (guest's INVLPG), before the next entry.
     fn flush_linear(&mut self, addr: u64);
+
+    /// The processor is to log the guest's writes, or need not. Before a section; only where
+    /// [`HwCaps::logs_writes`].
+    #[inline]
+    fn log_writes(&mut self, _on: bool) {}
+    /// Calls `page` with the guest-physical address of each page that it has logged, once the section
+    /// has ended, IRQs still off.
+    #[inline]
+    fn written(&mut self, _page: impl FnMut(u64)) {}
 
     /// After [`Exit::FailEntry`]: the first rule of the manual that the guest's state breaks, for
     /// people; `None` when every rule that we know holds.

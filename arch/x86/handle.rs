@@ -120,6 +120,7 @@ fn exit<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, e: &Exit) -> Aft
     match *e {
         Exit::HostInterrupt
         | Exit::HostNmi
+        | Exit::LogFull
         | Exit::MachineCheck
         | Exit::InterruptWindow
         | Exit::NmiWindow => REENTER,

@@ -13,12 +13,13 @@ mod xstate;
 pub(crate) use system::ioctl as system;
 pub(crate) use vm::{enable_cap, ioctl as vm};
 
-use super::{abi, backend::Backend, X86};
+use super::{abi, backend::Backend, run, X86};
 use crate::{
     abi::{ioctl::On, user},
     family::Ctx,
     host::trace,
 };
+use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 
 /// Nobody knows the request.
@@ -129,11 +130,27 @@ pub(crate) fn vcpu<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, cmd: u32, arg: usize) 
             ctx.vcpu.pv.enforce = c.args[0] != 0;
             Ok(())
         }),
-        abi::SET_TSC_KHZ => vm::check_tsc_khz(ctx.vcpu.host, arg),
+        abi::SET_TSC_KHZ => set_tsc_khz(ctx, arg),
         abi::GET_TSC_KHZ => Ok(ctx.vcpu.tsc.khz() as isize),
         abi::HAS_DEVICE_ATTR | abi::GET_DEVICE_ATTR | abi::SET_DEVICE_ATTR => {
             with(arg, |a| events::device_attr(ctx, cmd, a))
         }
         _ => unknown(cmd, On::Vcpu),
     }
+}
+
+/// `KVM_SET_TSC_KHZ`: the TSC goes on from where it is.
+fn set_tsc_khz<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, arg: usize) -> Result<isize> {
+    let rate = vm::tsc_rate(ctx.vcpu.host, arg)?;
+    let v = &mut *ctx.vcpu;
+    if v.tsc.khz() == rate.khz {
+        return Ok(0);
+    }
+    v.tsc.set_rate(&ctx.vm.family, rate);
+    let effect = v.tsc_changed();
+    ctx.core.shared.tsc_khz.store(rate.khz, Ordering::Relaxed);
+    // Whether all have the same frequency stands in every clock page.
+    ctx.vm.vcpus.ring_all(super::REFRESH_CLOCK);
+    run::apply(ctx, effect);
+    Ok(0)
 }

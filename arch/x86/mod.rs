@@ -46,11 +46,15 @@ use crate::{
     },
     memory::{stage2, View},
     system,
-    vcpu::VcpuSet,
+    vcpu::{Core, VcpuSet},
     vm::Vm,
 };
 use backend::{Backend, HwVcpu};
-use core::{marker::PhantomData, mem::offset_of};
+use core::{
+    marker::PhantomData,
+    mem::offset_of,
+    sync::atomic::{AtomicU32, Ordering},
+};
 use io::{Answer, UserExit};
 use kernel::{prelude::*, sync::Arc};
 use model::{lapic::SharedIdentity, regs::Exception};
@@ -143,6 +147,15 @@ fn load_vendor<B: Backend>(kvm_node: bool) -> Result<Vendor<B>> {
     Ok(vendor)
 }
 
+/// kvmclock is the same on all vCPUs: TSCs of unlike frequencies, each rounded in its own way, do not
+/// tell one time.
+pub(crate) fn one_time<B: Backend>(vm: &Vm<X86<B>>) -> bool {
+    let khz = |c: &Core<X86<B>>| c.shared.tsc_khz.load(Ordering::Relaxed);
+    let mut all = vm.vcpus.iter().map(khz);
+    let first = all.next();
+    all.all(|other| Some(other) == first)
+}
+
 impl<B: Backend> Family for X86<B> {
     const NAME: &'static str = "x86";
     const FREE_KVM: &'static str = "unload kvm_amd or kvm_intel, and kvm, first";
@@ -176,6 +189,9 @@ impl<B: Backend> Family for X86<B> {
             rb::KVM_CAP_DISABLE_QUIRKS => 1,
             rb::KVM_CAP_DISABLE_QUIRKS2 => i32::try_from(args::vm::QUIRKS).unwrap_or(0),
             rb::KVM_CAP_X2APIC_API if vm.is_some_and(|v| !v.controller.is_split()) => 3,
+            rb::KVM_CAP_TSC_CONTROL | rb::KVM_CAP_VM_TSC_CONTROL => {
+                i32::from(host.hw.tsc_scaling.is_some())
+            }
             number => cap::value(abi::CAPS, number),
         }
     }
@@ -193,6 +209,7 @@ impl<B: Backend> Family for X86<B> {
             levels: u32::from(host.hw.stage2_levels),
             gpa_bits: u32::from(host.supported.host.gpa_bits),
             max_leaf_level: if host.hw.stage2_1g { 2 } else { 1 },
+            logs_writes: host.hw.logs_writes,
         })
     }
 
@@ -235,7 +252,13 @@ impl<B: Backend> Family for X86<B> {
             mail.clone(),
         )?;
         let identity = SharedIdentity::new(v.lapic.identity());
-        Ok((v, Shared { mail, identity }))
+        let tsc_khz = AtomicU32::new(v.tsc.khz());
+        let shared = Shared {
+            mail,
+            identity,
+            tsc_khz,
+        };
+        Ok((v, shared))
     }
 
     fn vcpu_ioctl(ctx: &mut Ctx<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
@@ -335,7 +358,7 @@ impl<B: Backend> Family for X86<B> {
         if ctx.vcpu.pv.has_work() {
             let vm = ctx.vm.clone();
             let view = vm.memory.read();
-            pv::write_pages(ctx.vcpu, &vm.family, &view);
+            pv::write_pages(ctx.vcpu, &vm.family, &view, one_time(&vm));
         }
         if let Some(vector) = ctx.vcpu.eoi.take() {
             return Ok(Poll::ToUser(UserExit::IoapicEoi { vector }));
@@ -383,11 +406,13 @@ impl<B: Backend> Family for X86<B> {
     }
 
     fn section_begins(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
+        ctx.vcpu.hw.log_writes(ctx.vm.memory.logs_writes());
         ctx.vcpu.section_begins();
     }
 
-    fn section_ends(ctx: &mut Ctx<'_, Self>, _section: &GuestSection) {
+    fn section_ends(ctx: &mut Ctx<'_, Self>, view: &View<'_>, _section: &GuestSection) {
         ctx.vcpu.section_ends();
+        ctx.vcpu.hw.written(|gpa| view.written(gpa));
     }
 
     fn flush_tlb(ctx: &mut Ctx<'_, Self>) {

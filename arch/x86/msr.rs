@@ -164,11 +164,11 @@ impl<B: Backend> Vcpu<B> {
             }
             Service::Tsc => {
                 self.tsc.write(vm, v, host);
-                self.hw.set_tsc_offset(self.tsc.offset());
+                return Ok(Done::Effect(self.tsc_changed()));
             }
             Service::TscAdjust => {
                 self.tsc.write_adjust(v, host);
-                self.hw.set_tsc_offset(self.tsc.offset());
+                return Ok(Done::Effect(self.tsc_changed()));
             }
             Service::Efer => {
                 // Long mode itself is switched by CR0.PG; user space may set LMA with it.
@@ -248,7 +248,7 @@ pub(crate) fn guest_access<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, write: bool) -
             }
         }
         Ok(Some(Done::Effect(e))) => {
-            if super::run::apply(ctx, e) {
+            if super::run::apply(ctx, e) || ctx.vcpu.pv.has_work() {
                 Access::DoneLeave
             } else {
                 Access::Done

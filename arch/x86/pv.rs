@@ -201,20 +201,31 @@ fn version_at(view: &View<'_>, gpa: u64) -> Option<u32> {
 }
 
 /// Writes what is due. A guest that names an address without memory gets nothing, as with KVM.
-pub(crate) fn write_pages<B: Backend>(v: &mut Vcpu<B>, vm: &VmState, view: &View<'_>) {
+/// `stable`: all vCPUs tell the same time.
+pub(crate) fn write_pages<B: Backend>(
+    v: &mut Vcpu<B>,
+    vm: &VmState,
+    view: &View<'_>,
+    stable: bool,
+) {
     if core::mem::take(&mut v.pv.clock_due) {
-        write_clock(v, vm, view);
+        write_clock(v, vm, view, stable);
     }
     if let Some(gpa) = v.pv.wall_clock_due.take() {
         write_wall_clock(vm, view, gpa);
     }
 }
 
-fn write_clock<B: Backend>(v: &mut Vcpu<B>, vm: &VmState, view: &View<'_>) -> Option<()> {
+fn write_clock<B: Backend>(
+    v: &mut Vcpu<B>,
+    vm: &VmState,
+    view: &View<'_>,
+    stable: bool,
+) -> Option<()> {
     let gpa = v.pv.system_time & !ENABLED;
     let mut page = [0; TimeInfo::SIZE];
     view.read(gpa, &mut page).ok()?;
-    let mut info = vm.time.info(&v.tsc);
+    let mut info = vm.time.info(&v.tsc, stable);
     info.stopped = core::mem::take(&mut v.pv.stopped) || TimeInfo::was_stopped(&page);
     let (during, after) = next_versions(version_at(view, gpa)?);
     // The version is odd as long as the rest changes.

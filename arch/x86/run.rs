@@ -254,7 +254,7 @@ fn interrupted<B: Backend>(v: &Vcpu<B>, view: &View<'_>, e: &Event) -> Option<In
 #[inline]
 fn quick<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Entered {
     match ctx.vcpu.hw.exit() {
-        Exit::HostInterrupt | Exit::HostNmi => LEAVE,
+        Exit::HostInterrupt | Exit::HostNmi | Exit::LogFull => LEAVE,
         Exit::InterruptWindow => {
             ctx.vcpu.windows.interrupt = false;
             ctx.vcpu.hw.set_windows(ctx.vcpu.windows);

@@ -9,6 +9,7 @@ use crate::{
     host::kick::Kick,
     vcpu::Core,
 };
+use core::sync::atomic::AtomicU32;
 use kernel::{
     impl_has_hr_timer,
     prelude::*,
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) mail: Arc<Mail>,
     /// Who it is.
     pub(crate) identity: SharedIdentity,
+    /// Frequency of its TSC, in kHz.
+    pub(crate) tsc_khz: AtomicU32,
 }
 
 /// An inbox with the bell that goes with it.

@@ -13,6 +13,7 @@ use super::{
             Scale,
             TimeInfo,
             TscOffset,
+            TscRate,
             TscRatio,
             TscSync,
             TscWrite, //
@@ -29,9 +30,6 @@ use kernel::{
     time::{BootTime, ClockSource, RealTime},
 };
 
-/// Bits of fraction in a TSC ratio; no guest's TSC is scaled, so any will do.
-const RATIO: TscRatio = TscRatio::one(32);
-
 /// The real time, in ns since 1970.
 pub(crate) fn realtime_ns() -> u64 {
     u64::try_from(RealTime::ktime_get()).unwrap_or(0)
@@ -47,6 +45,7 @@ pub(crate) fn boottime_ns() -> u64 {
 pub(crate) struct VmTime {
     #[pin]
     state: SpinLock<Shared>,
+    /// From the host's cycles.
     to_ns: Scale,
 }
 
@@ -55,22 +54,16 @@ struct Shared {
     sync: TscSync,
     clock: KvmClock,
     reference: Reference,
+    /// What new vCPUs' TSCs run at.
+    rate: TscRate,
     /// Some vCPU's page counts from the reference.
     shown: bool,
-}
-
-/// The factor from TSC cycles to ns; 1 GHz if the frequency makes no sense.
-fn to_ns(host: &Host) -> Scale {
-    Scale::to_ns(host.tsc_khz).unwrap_or(Scale {
-        mult: 1 << 31,
-        shift: 1,
-    })
 }
 
 impl VmTime {
     /// A clock that starts at 0 now.
     pub(crate) fn new(host: &Host) -> impl PinInit<Self> {
-        let to_ns = to_ns(host);
+        let rate = TscRate::host(host.tsc_khz);
         let reference = Reference {
             host_tsc: rdtsc(),
             ns: boottime_ns(),
@@ -80,10 +73,21 @@ impl VmTime {
                 sync: TscSync::default(),
                 clock: KvmClock::starting_at(reference.ns),
                 reference,
+                rate,
                 shown: false,
             }, "rkvm::VmTime"),
-            to_ns,
+            to_ns: rate.to_ns(),
         })
+    }
+
+    /// What the TSCs of new vCPUs run at.
+    pub(crate) fn rate(&self) -> TscRate {
+        self.state.lock().rate
+    }
+
+    /// Sets it. There is no vCPU yet.
+    pub(crate) fn set_rate(&self, rate: TscRate) {
+        self.state.lock().rate = rate;
     }
 
     /// What kvmclock reads, ns; with the host's TSC and the real time at that moment.
@@ -108,8 +112,8 @@ impl VmTime {
         s.clock = KvmClock::set(clock, s.reference.ns, now);
     }
 
-    /// What a vCPU's kvmclock page says.
-    pub(crate) fn info(&self, tsc: &Tsc) -> TimeInfo {
+    /// What a vCPU's kvmclock page says; `stable`: the time is the same on all.
+    pub(crate) fn info(&self, tsc: &Tsc, stable: bool) -> TimeInfo {
         let mut s = self.state.lock();
         if !s.shown {
             // Not before the guest's TSC began to count: some guests take a difference for unsigned.
@@ -123,7 +127,8 @@ impl VmTime {
             };
             s.shown = true;
         }
-        TimeInfo::new(s.reference, s.clock, RATIO, tsc.offset(), self.to_ns, true)
+        let (ratio, offset) = (tsc.ratio(), tsc.offset());
+        TimeInfo::new(s.reference, s.clock, ratio, offset, tsc.to_ns, stable)
     }
 }
 
@@ -131,52 +136,78 @@ impl VmTime {
 pub(crate) struct Tsc {
     value: TscOffset,
     generation: u64,
-    khz: u32,
+    rate: TscRate,
+    /// From its own cycles.
     to_ns: Scale,
 }
 
 impl Tsc {
     /// In step with the VM's other vCPUs.
     pub(crate) fn new(vm: &VmState) -> Self {
+        let rate = vm.time.rate();
         let mut tsc = Self {
             value: TscOffset::default(),
             generation: 0,
-            khz: vm.host.tsc_khz,
-            to_ns: to_ns(vm.host),
+            rate,
+            to_ns: rate.to_ns(),
         };
         tsc.synchronise(vm, 0, false);
         tsc
     }
 
-    fn synchronise(&mut self, vm: &VmState, value: u64, by_user: bool) {
-        let write = TscWrite {
+    /// A write, now.
+    fn writing(&self, value: u64, by_user: bool, host_tsc: u64) -> TscWrite {
+        TscWrite {
             value,
             by_user,
-            host_tsc: rdtsc(),
+            host_tsc,
             now_ns: boottime_ns(),
-            khz: self.khz,
-            ratio: RATIO,
+            khz: self.rate.khz,
+            ratio: self.rate.ratio,
             stable: true,
-        };
+        }
+    }
+
+    fn synchronise(&mut self, vm: &VmState, value: u64, by_user: bool) {
+        let write = self.writing(value, by_user, rdtsc());
         let mut s = vm.time.state.lock();
         self.value.offset = s.sync.write(&write, &mut self.generation);
     }
 
-    /// What is added to the host's TSC.
+    /// Gives it another frequency, from now on.
+    pub(crate) fn set_rate(&mut self, vm: &VmState, rate: TscRate) {
+        let host_tsc = rdtsc();
+        let value = self.rate.ratio.guest_tsc(host_tsc, self.value.offset);
+        self.rate = rate;
+        self.to_ns = rate.to_ns();
+        let write = self.writing(value, false, host_tsc);
+        let mut s = vm.time.state.lock();
+        // Clock pages count from a new reference: at the old one this TSC may not have begun yet.
+        s.shown = false;
+        self.value.offset = s.sync.rescale(&write, &mut self.generation);
+    }
+
+    /// What is added to the host's TSC, once that is scaled.
     #[inline]
     pub(crate) fn offset(&self) -> u64 {
         self.value.offset
     }
 
+    /// How the host's TSC is scaled.
+    #[inline]
+    pub(crate) fn ratio(&self) -> TscRatio {
+        self.rate.ratio
+    }
+
     /// The frequency, in kHz.
     pub(crate) fn khz(&self) -> u32 {
-        self.khz
+        self.rate.khz
     }
 
     /// The guest's TSC now.
     #[inline]
     pub(crate) fn now(&self) -> u64 {
-        rdtsc().wrapping_add(self.value.offset)
+        self.rate.ratio.guest_tsc(rdtsc(), self.value.offset)
     }
 
     /// Both clocks now.
@@ -198,7 +229,7 @@ impl Tsc {
         if by_user {
             self.synchronise(vm, value, true);
         } else {
-            self.value.write_tsc(value, rdtsc(), RATIO);
+            self.value.write_tsc(value, rdtsc(), self.rate.ratio);
         }
     }
 
@@ -218,15 +249,7 @@ impl Tsc {
 
     /// `KVM_VCPU_TSC_OFFSET`: user space sets the offset itself.
     pub(crate) fn set_offset(&mut self, vm: &VmState, offset: u64) {
-        let write = TscWrite {
-            value: 0,
-            by_user: true,
-            host_tsc: rdtsc(),
-            now_ns: boottime_ns(),
-            khz: self.khz,
-            ratio: RATIO,
-            stable: true,
-        };
+        let write = self.writing(0, true, rdtsc());
         let mut s = vm.time.state.lock();
         s.sync.set_offset(offset, &write, &mut self.generation);
         self.value.offset = offset;

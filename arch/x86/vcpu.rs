@@ -13,7 +13,7 @@ use super::{
     model::{
         cpuid::{CpuidTable, Dynamic, Entry, GuestFeatures},
         events::{Cpu, Events},
-        lapic::{Config, Features, Lapic},
+        lapic::{Config, Effect, Features, Lapic, Timer},
         msr::MsrState,
         regs::{cr0, efer, rflags, Gpr, Gprs, Seg, SegAttr, Segment},
         sregs::{Control, DR6_INIT, DR7_INIT},
@@ -189,10 +189,22 @@ impl<B: Backend> Vcpu<B> {
         let mut v = KBox::init(vcpu, GFP_KERNEL_ACCOUNT)?;
         v.reset(false);
         v.hw.set_field(Field::Pat, super::model::msr::PAT_INIT);
-        let offset = v.tsc.offset();
-        v.hw.set_tsc_offset(offset);
+        // No deadline is armed yet.
+        let _ = v.tsc_changed();
         v.direct_msrs(vm);
         Ok(v)
+    }
+
+    /// The TSC's offset or frequency has changed: so does kvmclock's page, and the time at which a
+    /// deadline comes that is armed.
+    pub(crate) fn tsc_changed(&mut self) -> Effect {
+        self.pv.refresh_clock();
+        self.hw.set_tsc_ratio(self.tsc.ratio());
+        self.hw.set_tsc_offset(self.tsc.offset());
+        match self.lapic.timer() {
+            armed @ Timer::ArmTsc(_) => Effect::Timer(armed),
+            _ => Effect::None,
+        }
     }
 
     /// What the local APIC offers, by the guest's CPUID.

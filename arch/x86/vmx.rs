@@ -11,6 +11,7 @@ pub(crate) mod ept;
 pub(crate) mod event;
 pub(crate) mod field;
 pub(crate) mod mirror;
+pub(crate) mod pml;
 mod section;
 mod vcpu;
 

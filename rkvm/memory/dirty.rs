@@ -2,12 +2,20 @@
 
 //! The dirty log: which pages the guest has written since it was asked last.
 //!
-//! A word of the bitmap is taken and its pages are write-protected in one hold of the write lock, so
-//! that a fault, which makes a page writable and marks it under the read lock, comes wholly before
-//! or wholly after. User space gets the word only after processors have flushed: what
-//! the guest writes then, it writes through a new fault, or before user space can copy the page.
+//! A word of the bitmap is taken and the next writes to its pages are made to be noticed (by
+//! write-protecting them, as a rule) in one hold of the write lock, so that a fault, which makes a page
+//! writable and marks it under the read lock, comes wholly before or wholly after. User space gets the
+//! word only after processors have flushed: what the guest writes then is noticed anew, and what it
+//! has written before user space can copy the page.
+//!
+//! Some processors note by themselves which pages they write ([`super::stage2::Config::logs_writes`]),
+//! when they set a leaf's dirty flag. Then pages stay writable, and it is that flag which is taken
+//! away. What a processor has noted reaches the bitmap when its guest section ends. So a dirty leaf
+//! of a logged slot has its page in the bitmap or on the way there, and none is made clean but one
+//! whose bit is taken. A page that both rkvm and the processor have noted may be told twice. What
+//! processors have noted until user space asks, it gets: they are made to leave their sections first.
 
-use core::ops::Range;
+use core::{ops::Range, sync::atomic::Ordering};
 use kernel::{
     prelude::*,
     uaccess::{UserPtr, UserSlice},
@@ -36,6 +44,7 @@ impl<E: Entry, R: Remote> Memory<E, R> {
         // Excludes other takers, and changes of the slot.
         let _writer = self.writer.lock();
         let (slot, words) = self.logged(id)?;
+        self.shadow.collect();
         let mut batch = KVVec::with_capacity(words.min(BATCH), GFP_KERNEL_ACCOUNT)?;
         for first in (0..words).step_by(BATCH) {
             let range = first..words.min(first + BATCH);
@@ -66,6 +75,7 @@ impl<E: Entry, R: Remote> Memory<E, R> {
         let _writer = self.writer.lock();
         let (slot, _) = self.logged(id)?;
         let Range { start: base, end } = slot.words_of(first, pages)?;
+        self.shadow.collect();
         let words = end - base;
         let mut batch = KVVec::with_capacity(words.min(BATCH), GFP_KERNEL_ACCOUNT)?;
         for at in (0..words).step_by(BATCH) {
@@ -93,8 +103,29 @@ impl<E: Entry, R: Remote> Memory<E, R> {
 }
 
 impl<E: Entry, R: Remote> Shadow<E, R> {
+    /// Has processors log what they write, where they can. The writer's lock is held, and the set is
+    /// replaced next: whose section began before this has a view of the old one, and has left it when no
+    /// such view is left. So all log when the first leaf that is not dirty can be written.
+    pub(super) fn log_writes(&self) {
+        if self.config.logs_writes {
+            self.logging.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// No slot is logged any more: what processors still tell is of no use. The writer's lock is held.
+    pub(super) fn log_no_writes(&self) {
+        self.logging.store(false, Ordering::SeqCst);
+    }
+
+    /// Returns when the bitmaps have all that processors have noted.
+    fn collect(&self) {
+        if self.logging.load(Ordering::Relaxed) {
+            self.remote.leave_guests();
+        }
+    }
+
     /// Takes from each of the words in `range` the bits that `masks` has for it, puts what was set
-    /// into `masks`, and returns when the guest cannot write those pages without a fault.
+    /// into `masks`, and returns when what the guest writes to those pages is noticed.
     fn take_dirty(&self, slot: &Slot, range: Range<usize>, masks: &mut [u64]) {
         let Some(bitmap) = &slot.dirty else {
             return;
@@ -106,9 +137,7 @@ impl<E: Entry, R: Remote> Shadow<E, R> {
             for (at, mask) in (part..).zip(masks) {
                 *mask = bitmap.take(at, *mask);
                 if *mask != 0 {
-                    changed |= mmu
-                        .tree
-                        .write_protect(slot.base_gfn + at as u64 * 64, *mask);
+                    changed |= mmu.tree.watch(slot.base_gfn + at as u64 * 64, *mask);
                 }
             }
             last = mmu.changed(changed);

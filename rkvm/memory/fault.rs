@@ -171,7 +171,7 @@ impl<E: Entry, R: Remote> Shadow<E, R> {
         let pages = stage2::pages::<E>(level);
         let hva = slot.hva_of(gfn & !(pages - 1)) as usize;
         let host_write = backing.write && !slot.readonly();
-        let may_write = host_write && (write || !slot.logging());
+        let (may_write, dirty) = self.config.may_write(host_write, write, slot.logging());
         let leaf = Leaf {
             pfn: backing.pfn & !(pages - 1),
             write: may_write,
@@ -179,7 +179,7 @@ impl<E: Entry, R: Remote> Shadow<E, R> {
             host_write,
             memory: backing.memory,
             accessed: true,
-            dirty: may_write,
+            dirty,
         };
         let mmu = self.mmu.read();
         let bytes = (pages as usize) << PAGE_SHIFT;

@@ -75,6 +75,17 @@ impl<'a> View<'a> {
         slot
     }
 
+    /// The processor has told that the guest wrote at `gpa`. Any address: where there is no slot (any
+    /// more), nobody asks.
+    #[inline]
+    #[allow(dead_code, reason = "not all families ask")]
+    pub(crate) fn written(&self, gpa: u64) {
+        let gfn = gpa >> PAGE_SHIFT;
+        if let Some(slot) = self.slot(gfn) {
+            slot.mark_dirty(gfn);
+        }
+    }
+
     /// The slot with `gpa` and the user address of that, if `len` bytes from there are in one page.
     #[inline]
     fn spot(&self, gpa: u64, len: usize) -> Result<Option<(&Slot, usize)>, GuestAccess> {

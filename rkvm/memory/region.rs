@@ -2,6 +2,7 @@
 
 //! Changing the slot set.
 
+use core::sync::atomic::Ordering;
 use kernel::{prelude::*, sync::Arc};
 
 use super::{
@@ -98,6 +99,9 @@ impl<E: Entry, R: Remote> Memory<E, R> {
             _ => Some(slot(region, old.as_ref())?),
         };
         apply(&mut next, old.as_ref(), new.as_ref())?;
+        if new.as_ref().is_some_and(Slot::logging) {
+            shadow.log_writes();
+        }
 
         if matches!(change, Change::Delete | Change::Move) {
             // From here to the end of `unmap` the host's news concern it as well.
@@ -119,6 +123,10 @@ impl<E: Entry, R: Remote> Memory<E, R> {
                 _ => {}
             }
         }
+        if shadow.logging.load(Ordering::Relaxed) && !shadow.slots.read().iter().any(Slot::logging)
+        {
+            shadow.log_no_writes();
+        }
         // Without memory the next change makes a copy.
         if apply(&mut published, old.as_ref(), new.as_ref()).is_ok() {
             writer.spare = Some(published);
@@ -128,13 +136,13 @@ impl<E: Entry, R: Remote> Memory<E, R> {
 }
 
 impl<E: Entry, R: Remote> Shadow<E, R> {
-    /// Takes write permission and blocks from a slot.
+    /// Takes blocks from a slot, and what keeps writes to its pages from being noticed.
     fn start_logging(&self, slot: &Slot) {
         let mut last = 0;
         for chunk in chunks(slot.gfns()) {
             let mut mmu = self.mmu.write();
             let blocks = mmu.tree.zap_blocks(chunk.clone());
-            let pages = mmu.tree.write_protect_range(chunk);
+            let pages = mmu.tree.watch_range(chunk);
             last = mmu.changed(blocks || pages);
         }
         self.settle(last);

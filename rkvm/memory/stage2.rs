@@ -139,6 +139,23 @@ pub struct Config {
     pub gpa_bits: u32,
     /// Highest level at which the hardware allows leaves (0: pages only).
     pub max_leaf_level: u32,
+    /// The hardware sets a leaf's dirty flag at the first write, and tells afterwards whose it was: so
+    /// the dirty log takes that flag away, and not the permission.
+    pub logs_writes: bool,
+}
+
+impl Config {
+    /// What a leaf that the host allows to be written (`host_write`) says after a fault, a `write` or
+    /// not, in a slot that is `logged` or not: writable, and dirty. A dirty leaf of a logged slot has
+    /// its page in the log; of one that is not logged, the hardware has nothing to tell.
+    #[inline]
+    pub fn may_write(&self, host_write: bool, write: bool, logged: bool) -> (bool, bool) {
+        let noted = write || !logged;
+        (
+            host_write && (noted || self.logs_writes),
+            host_write && noted,
+        )
+    }
 }
 
 /// Tables made in advance, one for each level below the root: what one mapping can need at most.
@@ -534,11 +551,28 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
         }
     }
 
-    /// Takes the write permission from those of the 64 pages from `gfn` whose bit is set in `mask`.
-    /// Returns whether any had it: then the caller must flush.
+    /// A leaf whose next write will be noticed, or `None` if it would be already.
+    fn watched(&self, leaf: Leaf, level: u32) -> Option<Leaf> {
+        if self.config.logs_writes && level == 0 {
+            return leaf.dirty.then_some(Leaf {
+                dirty: false,
+                ..leaf
+            });
+        }
+        // A block that is written says so of its first page only.
+        leaf.write.then_some(Leaf {
+            write: false,
+            dirty: false,
+            ..leaf
+        })
+    }
+
+    /// Has the next write to those of the 64 pages from `gfn` whose bit is set in `mask` noticed:
+    /// the hardware tells of it ([`Config::logs_writes`]), or it faults. Returns whether any was
+    /// taken something away for that: then the caller must flush.
     ///
     /// Needs `&mut`, so that it and the reading of the dirty bitmap are one step to faults.
-    pub fn write_protect(&mut self, gfn: u64, mask: u64) -> bool {
+    pub fn watch(&mut self, gfn: u64, mask: u64) -> bool {
         let mut changed = false;
         let mut left = mask;
         while left != 0 {
@@ -548,13 +582,7 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
                 break;
             };
             if let Some((slot, _, level)) = self.leaf_slot(gfn) {
-                changed |= Self::update(slot, level, &mut |leaf| {
-                    leaf.write.then_some(Leaf {
-                        write: false,
-                        dirty: false,
-                        ..leaf
-                    })
-                });
+                changed |= Self::update(slot, level, &mut |leaf| self.watched(leaf, level));
             }
         }
         changed
@@ -575,17 +603,11 @@ impl<E: Entry, T: Tables> Stage2<E, T> {
         young
     }
 
-    /// Takes the write permission from all of `range`. Returns whether a flush is needed.
-    pub fn write_protect_range(&mut self, range: Range<u64>) -> bool {
+    /// The same for all of `range`.
+    pub fn watch_range(&mut self, range: Range<u64>) -> bool {
         let mut changed = false;
         self.leaves(self.root, self.top(), 0, &range, &mut |slot, level| {
-            changed |= Self::update(slot, level, &mut |leaf| {
-                leaf.write.then_some(Leaf {
-                    write: false,
-                    dirty: false,
-                    ..leaf
-                })
-            });
+            changed |= Self::update(slot, level, &mut |leaf| self.watched(leaf, level));
         });
         changed
     }

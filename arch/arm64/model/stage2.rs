@@ -155,6 +155,7 @@ pub fn config(ipa_bits: u32, pa_bits: u32) -> Option<Config> {
         gpa_bits: ipa_bits,
         // 1 GiB
         max_leaf_level: 2,
+        logs_writes: false,
     })
 }
 

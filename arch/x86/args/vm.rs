@@ -2,7 +2,10 @@
 
 //! A VM's capabilities, clock and TSC.
 
-use super::Why;
+use super::{
+    super::model::clock::{NoRate, TscRate, TscScaling},
+    Why,
+};
 use crate::bindings as rb;
 
 /// The quirks that can be switched off (`KVM_CAP_DISABLE_QUIRKS2`).
@@ -93,19 +96,13 @@ pub fn clock(c: &rb::kvm_clock_data) -> Result<(u64, Option<u64>), Why> {
     Ok((c.clock, realtime))
 }
 
-/// How far from the host's a guest's TSC frequency may be said to be, in ppm.
-const TSC_TOLERANCE_PPM: u64 = 250;
-
 /// `KVM_SET_TSC_KHZ`: 0 is the host's.
 ///
 /// # Errors
 /// Without scaling, only the host's own frequency can be had.
-pub fn tsc_khz(host_khz: u32, khz: u64) -> Result<(), Why> {
-    let host = u64::from(host_khz);
-    let off = khz.abs_diff(host).saturating_mul(1_000_000) / host.max(1);
-    if khz == 0 || off <= TSC_TOLERANCE_PPM {
-        Ok(())
-    } else {
-        Err(c"the TSC's frequency is the host's: it cannot be scaled")
-    }
+pub fn tsc_khz(host_khz: u32, khz: u64, scaling: Option<TscScaling>) -> Result<TscRate, Why> {
+    TscRate::new(khz, host_khz, scaling).map_err(|no| match no {
+        NoRate::Unscaled => c"the TSC's frequency is the host's: it cannot be scaled",
+        NoRate::TooFar => c"the TSC cannot be scaled that far",
+    })
 }

@@ -216,8 +216,8 @@ pub(super) fn device_attr<B: Backend>(
             let offset: u64 = user::get(addr)?;
             let v = &mut *ctx.vcpu;
             v.tsc.set_offset(&ctx.vm.family, offset);
-            v.hw.set_tsc_offset(v.tsc.offset());
-            v.pv.refresh_clock();
+            let effect = v.tsc_changed();
+            run::apply(ctx, effect);
             Ok(())
         }
         _ => Ok(()),

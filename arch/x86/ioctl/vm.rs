@@ -7,7 +7,10 @@ use super::super::{
     args::vm::{self as args, Enable},
     backend::Backend,
     host::Host,
-    model::msr::filter::{self, Range},
+    model::{
+        clock::TscRate,
+        msr::filter::{self, Range},
+    },
     vm::{Bitmap, Filter},
     X86,
 };
@@ -25,11 +28,10 @@ use kernel::{
     uaccess::{UserPtr, UserSlice},
 };
 
-/// `KVM_SET_TSC_KHZ`: without scaling, only the host's own frequency can be had.
-pub(super) fn check_tsc_khz(host: &Host, arg: usize) -> Result<isize> {
+/// The argument of `KVM_SET_TSC_KHZ`: without scaling, only the host's own frequency can be had.
+pub(super) fn tsc_rate(host: &Host, arg: usize) -> Result<TscRate> {
     let khz = u64::try_from(arg).map_err(|_| EINVAL)?;
-    args::tsc_khz(host.tsc_khz, khz).map_err(trace::invalid)?;
-    Ok(0)
+    args::tsc_khz(host.tsc_khz, khz, host.hw.tsc_scaling).map_err(trace::invalid)
 }
 
 /// An ioctl of a VM that is x86's own.
@@ -74,7 +76,10 @@ pub(crate) fn ioctl<B: Backend>(vm: &Arc<Vm<X86<B>>>, cmd: u32, arg: usize) -> R
             let (clock, host_tsc, realtime) = vm.family.time.read();
             let mut c: rb::kvm_clock_data = user::zeroed();
             c.clock = clock;
-            c.flags = rb::KVM_CLOCK_TSC_STABLE | rb::KVM_CLOCK_REALTIME | rb::KVM_CLOCK_HOST_TSC;
+            c.flags = rb::KVM_CLOCK_REALTIME | rb::KVM_CLOCK_HOST_TSC;
+            if super::super::one_time(vm) {
+                c.flags |= rb::KVM_CLOCK_TSC_STABLE;
+            }
             c.realtime = realtime;
             c.host_tsc = host_tsc;
             user::put(arg, &c)?;
@@ -92,9 +97,11 @@ pub(crate) fn ioctl<B: Backend>(vm: &Arc<Vm<X86<B>>>, cmd: u32, arg: usize) -> R
             if vm.vcpus.len() != 0 {
                 return Err(trace::refuse(EINVAL, c"vCPUs exist already"));
             }
-            check_tsc_khz(vm.family.host, arg)
+            let rate = tsc_rate(vm.family.host, arg)?;
+            vm.family.time.set_rate(rate);
+            Ok(0)
         }
-        abi::GET_TSC_KHZ => Ok(vm.family.host.tsc_khz as isize),
+        abi::GET_TSC_KHZ => Ok(vm.family.time.rate().khz as isize),
         abi::X86_SET_MSR_FILTER => set_filter(vm, arg),
         _ => unknown(cmd, On::Vm),
     }

@@ -155,6 +155,12 @@ impl TscRatio {
         }
     }
 
+    /// Nothing is scaled.
+    #[inline]
+    pub const fn is_one(self) -> bool {
+        self.ratio == 1 << (self.fraction & 63)
+    }
+
     /// The ratio that turns the host's frequency into the guest's. None if that needs more than
     /// `integer` bits above the fraction, or is 0.
     pub const fn new(guest_khz: u32, host_khz: u32, fraction: u8, integer: u8) -> Option<Self> {
@@ -170,7 +176,7 @@ impl TscRatio {
     /// The host's TSC `tsc`, or a number of its cycles, in the guest's cycles.
     #[inline]
     pub const fn scale(self, tsc: u64) -> u64 {
-        if self.ratio == 1 << (self.fraction & 63) {
+        if self.is_one() {
             return tsc;
         }
         let wide = (tsc as u128).wrapping_mul(self.ratio as u128);
@@ -187,6 +193,86 @@ impl TscRatio {
     #[inline]
     pub const fn offset_for(self, value: u64, host_tsc: u64) -> u64 {
         value.wrapping_sub(self.scale(host_tsc))
+    }
+}
+
+/// How the hardware takes a [`TscRatio`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TscScaling {
+    /// Bits of fraction
+    pub fraction: u8,
+    /// Bits above
+    pub integer: u8,
+}
+
+/// The frequency of a guest's TSC, and how that comes from the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TscRate {
+    /// In kHz; not 0 unless the host's is
+    pub khz: u32,
+    /// To the host's
+    pub ratio: TscRatio,
+}
+
+/// Why a guest's TSC cannot have a frequency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRate {
+    /// The hardware does not scale.
+    Unscaled,
+    /// Not by that much, or `KVM_GET_TSC_KHZ`, which gives an `int`, could not tell it.
+    TooFar,
+}
+
+/// How far from the host's a frequency may be said to be and still be taken for it, in ppm.
+const TOLERANCE_PPM: u64 = 250;
+
+impl TscRate {
+    /// The host's own frequency.
+    pub const fn host(khz: u32) -> Self {
+        Self {
+            khz,
+            ratio: TscRatio::one(32),
+        }
+    }
+
+    /// A frequency as user space asks for it: 0 is the host's, and so is what is that within the
+    /// precision of clocks.
+    ///
+    /// # Errors
+    /// [`NoRate`]
+    pub const fn new(
+        asked: u64,
+        host_khz: u32,
+        scaling: Option<TscScaling>,
+    ) -> Result<Self, NoRate> {
+        let host = host_khz as u64;
+        let apart = asked.abs_diff(host).saturating_mul(1_000_000);
+        if asked == 0 || apart / if host == 0 { 1 } else { host } <= TOLERANCE_PPM {
+            return Ok(Self::host(host_khz));
+        }
+        let Some(TscScaling { fraction, integer }) = scaling else {
+            return Err(NoRate::Unscaled);
+        };
+        if asked > i32::MAX as u64 {
+            return Err(NoRate::TooFar);
+        }
+        let khz = (asked & 0x7fff_ffff) as u32;
+        match TscRatio::new(khz, host_khz, fraction, integer) {
+            Some(ratio) => Ok(Self { khz, ratio }),
+            None => Err(NoRate::TooFar),
+        }
+    }
+
+    /// The factor from the guest's cycles to nanoseconds.
+    pub const fn to_ns(self) -> Scale {
+        match Scale::to_ns(self.khz) {
+            Some(scale) => scale,
+            // 1 GHz, if the host's frequency makes no sense.
+            None => Scale {
+                mult: 1 << 31,
+                shift: 1,
+            },
+        }
     }
 }
 
@@ -263,6 +349,27 @@ pub struct TscSync {
 impl TscSync {
     /// The offset for `write`. `generation` is the vCPU's own, 0 at creation, and is updated.
     pub fn write(&mut self, write: &TscWrite, generation: &mut u64) -> u64 {
+        let user_wrote = self.user_wrote;
+        self.join(write, generation, |close| {
+            write.value == 0 || user_wrote && close
+        })
+    }
+
+    /// The offset of a vCPU whose frequency has changed to `write.khz`; `write.value` is what its TSC
+    /// has come to, and goes on from, so that the guest sees no jump. It is in step with the one that
+    /// changed before, as all of a VM's do, one after the other.
+    pub fn rescale(&mut self, write: &TscWrite, generation: &mut u64) -> u64 {
+        self.join(write, generation, |close| close)
+    }
+
+    /// The offset for `write`; `in_step` says whether it belongs to the last one's generation, by
+    /// whether the values are within a second of each other.
+    fn join(
+        &mut self,
+        write: &TscWrite,
+        generation: &mut u64,
+        in_step: impl FnOnce(bool) -> bool,
+    ) -> u64 {
         // What the TSC that was written last is now, if this one is to be in step with it.
         let matching = self
             .last
@@ -273,7 +380,7 @@ impl TscSync {
                 let second = u64::from(write.khz).wrapping_mul(1000);
                 let apart = write.value.wrapping_sub(expected);
                 let close = apart < second || apart.wrapping_neg() < second;
-                (write.value == 0 || self.user_wrote && close).then_some((last, expected))
+                in_step(close).then_some((last, expected))
             });
         let offset = match matching {
             Some((last, _)) if write.stable => last.generation_offset,

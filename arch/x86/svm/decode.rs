@@ -362,6 +362,8 @@ pub(crate) fn undelivered(i: EventInfo, len: u8, cr2: u64) -> Option<Event> {
         event_type::NMI => Some(Event::Nmi),
         event_type::SOFT => Some(Event::SoftInterrupt { vector: v, len }),
         event_type::EXCEPTION => Some(match v {
+            // No exception has such a vector: QEMU's TCG says so of a virtual interrupt.
+            32.. => Event::Interrupt { vector: v },
             vector::BP | vector::OF => Event::SoftException { vector: v, len },
             _ => Event::Exception(Exception {
                 vector: v,

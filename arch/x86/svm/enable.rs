@@ -152,6 +152,9 @@ pub(super) fn setup() -> Result<HwCaps> {
         pause_filter: has(feature::PAUSE_FILTER),
         // No intercept keeps them from guests.
         rdtscp: true,
+        // TSC_RATIO is kept at 1 so far.
+        tsc_scaling: None,
+        logs_writes: false,
         invpcid: true,
     })
 }

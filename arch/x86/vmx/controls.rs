@@ -38,6 +38,10 @@ pub(crate) mod proc2 {
     pub(crate) const PAUSE_LOOP: u32 = 1 << 10;
     /// Enable INVPCID
     pub(crate) const INVPCID: u32 = 1 << 12;
+    /// Enable PML
+    pub(crate) const PML: u32 = 1 << 17;
+    /// Use TSC scaling
+    pub(crate) const TSC_SCALING: u32 = 1 << 25;
 }
 
 /// VM-entry controls (26.8.1).
@@ -68,6 +72,8 @@ pub(crate) enum Without {
     Refused,
     /// It runs, without this.
     Lost(&'static str),
+    /// The same, and it is set on demand.
+    LostOnDemand(&'static str),
     /// It must be possible to have it off, and it is; set on demand.
     OnDemand,
     /// It must be possible to have it off, and it stays off.
@@ -96,14 +102,14 @@ const fn c(word: Word, bit: u32, name: &'static str, without: Without) -> Contro
     }
 }
 
-use Without::{Lost, Off, OnDemand, Refused};
+use Without::{Lost, LostOnDemand, Off, OnDemand, Refused};
 
 /// Every control that is set, or has to be clear.
 ///
 /// Not here, so off where the processor lets us: acknowledge interrupt on exit (host interrupts are
 /// taken by enabling them), posted interrupts, virtual-interrupt delivery, APIC virtualization (the
-/// local APIC's page exits), VM functions, PML, TSC scaling, mode-based execute, and what enables
-/// instructions that guests are not shown (XSAVES, UMWAIT and its like, ENCLV).
+/// local APIC's page exits), VM functions, mode-based execute, and what enables instructions
+/// that guests are not shown (XSAVES, UMWAIT and its like, ENCLV).
 #[rustfmt::skip]
 pub(crate) const TABLE: &[Control] = &[
     c(Word::Pin, 0, "external-interrupt exiting", Refused),
@@ -139,6 +145,8 @@ pub(crate) const TABLE: &[Control] = &[
     c(Word::Proc2, 7, "unrestricted guest", Refused),
     c(Word::Proc2, 10, "PAUSE-loop exiting", Lost("spinning guests do not yield")),
     c(Word::Proc2, 12, "enable INVPCID", Lost("guests have no INVPCID")),
+    c(Word::Proc2, 17, "enable PML", LostOnDemand("the dirty log write-protects pages")),
+    c(Word::Proc2, 25, "use TSC scaling", LostOnDemand("guests' TSCs run at the host's frequency")),
     c(Word::Exit, 2, "save debug controls", Refused),
     c(Word::Exit, 9, "host address-space size", Refused),
     c(Word::Exit, 12, "load IA32_PERF_GLOBAL_CTRL", Off),
@@ -240,6 +248,8 @@ pub(crate) struct Controls {
 pub(crate) struct Plan {
     /// The controls.
     pub(crate) controls: Controls,
+    /// Secondary controls that are set on demand, where the processor has them.
+    pub(crate) proc2_on_demand: u32,
     /// EPT can map 1 GiB at once.
     pub(crate) ept_1g: bool,
     /// EPT can have five levels.
@@ -301,15 +311,19 @@ pub(crate) fn plan(m: &Msrs, mut lost: impl FnMut(&Control)) -> Result<Plan, &'s
         // What must be 1, is.
         *controls.word(w) = m.of(w).0;
     }
+    let mut proc2_on_demand = 0;
     for c in TABLE {
         let (must, may) = m.of(c.word);
         let bit = 1 << (c.bit & 31);
         match c.without {
             Without::Refused if may & bit == 0 => return Err(c.name),
-            Without::Lost(_) if may & bit == 0 => lost(c),
-            Without::OnDemand | Without::Off if must & bit != 0 => return Err(c.name),
+            Without::Lost(_) | Without::LostOnDemand(_) if may & bit == 0 => lost(c),
+            Without::OnDemand | Without::LostOnDemand(_) | Without::Off if must & bit != 0 => {
+                return Err(c.name)
+            }
             Without::OnDemand if may & bit == 0 => return Err(c.name),
-            Without::OnDemand | Without::Off => {}
+            Without::LostOnDemand(_) if c.word == Word::Proc2 => proc2_on_demand |= bit,
+            Without::OnDemand | Without::LostOnDemand(_) | Without::Off => {}
             Without::Refused | Without::Lost(_) => *controls.word(c.word) |= bit,
         }
     }
@@ -317,8 +331,13 @@ pub(crate) fn plan(m: &Msrs, mut lost: impl FnMut(&Control)) -> Result<Plan, &'s
         return Err(name);
     }
     let has = |b: u64| m.ept_vpid & b != 0;
+    if !has(ept_vpid::ACCESSED_DIRTY) {
+        // It logs when it sets dirty bits.
+        proc2_on_demand &= !proc2::PML;
+    }
     Ok(Plan {
         controls,
+        proc2_on_demand,
         ept_1g: has(ept_vpid::LEAF_1G),
         ept_5: has(ept_vpid::WALK_5),
         ept_track: has(ept_vpid::ACCESSED_DIRTY),
@@ -329,17 +348,18 @@ pub(crate) fn plan(m: &Msrs, mut lost: impl FnMut(&Control)) -> Result<Plan, &'s
 }
 
 impl Plan {
-    /// The guest has this secondary control.
+    /// The guest has this secondary control, or has it when it is asked for.
     pub(crate) fn has2(&self, bit: u32) -> bool {
-        self.controls.proc2 & bit != 0
+        (self.controls.proc2 | self.proc2_on_demand) & bit != 0
     }
 
-    /// The secondary controls for what is wanted now.
-    pub(crate) fn proc2(&self, i: &Intercepts) -> u32 {
-        match i.pause {
+    /// The secondary controls for what is wanted now; `asked`: those that are on demand.
+    pub(crate) fn proc2(&self, i: &Intercepts, asked: u32) -> u32 {
+        let always = match i.pause {
             true => self.controls.proc2,
             false => self.controls.proc2 & !proc2::PAUSE_LOOP,
-        }
+        };
+        always | asked & self.proc2_on_demand
     }
 
     /// The primary processor-based controls for what is wanted now.

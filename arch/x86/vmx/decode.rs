@@ -93,6 +93,8 @@ pub(crate) mod reason {
     pub(crate) const VMFUNC: u32 = 59;
     /// ENCLS
     pub(crate) const ENCLS: u32 = 60;
+    /// Page-modification log full
+    pub(crate) const PML_FULL: u32 = 62;
     /// XSAVES
     pub(crate) const XSAVES: u32 = 63;
     /// XRSTORS
@@ -138,6 +140,12 @@ pub(crate) const fn needs(r: u32) -> Needs {
         reason::EXCEPTION => Needs {
             qualification: true,
             error: true,
+            vectoring: true,
+            ..NOTHING
+        },
+        // In the middle of whatever writes memory.
+        reason::PML_FULL => Needs {
+            qualification: true,
             vectoring: true,
             ..NOTHING
         },
@@ -238,6 +246,7 @@ fn rare(r: &Raw) -> Exit {
         reason::EXCEPTION => exception(r),
         reason::TRIPLE_FAULT => Exit::TripleFault,
         reason::INIT | reason::SIPI | reason::SMI_IO | reason::SMI => Exit::HostInterrupt,
+        reason::PML_FULL => Exit::LogFull,
         reason::NMI_WINDOW => Exit::NmiWindow,
         reason::TASK_SWITCH => task_switch(r),
         reason::INVD => Exit::Invd,

@@ -15,6 +15,7 @@ use super::entry::{self, HostState};
 use crate::arch::x86::asid::Allocator;
 use crate::arch::x86::backend::HwCaps;
 use crate::arch::x86::insn::{self, msr};
+use crate::arch::x86::model::clock::TscScaling;
 use crate::arch::x86::model::regs::cr4;
 use crate::host::hw_page::HwBytes;
 use crate::host::percpu::PerCpu;
@@ -29,6 +30,12 @@ const FEAT_CTL_VMX: u64 = 1 << 2;
 
 /// The highest VPID.
 const MAX_VPID: u32 = 0xffff;
+
+/// The TSC multiplier (26.6.5).
+const TSC_SCALING: TscScaling = TscScaling {
+    fraction: 48,
+    integer: 16,
+};
 
 /// Bytes that fill the first-level data cache, and then some.
 const L1D_FILL: usize = 64 << 10;
@@ -96,7 +103,7 @@ fn capabilities() -> Result<Msrs> {
 
 fn plan(m: &Msrs) -> Result<Plan> {
     let lost = |c: &controls::Control| {
-        if let Without::Lost(what) = c.without {
+        if let Without::Lost(what) | Without::LostOnDemand(what) = c.without {
             pr_info!("vmx: no \"{}\" here: {}\n", c.name, what);
         }
     };
@@ -194,6 +201,8 @@ fn make_host(msrs: &Msrs, plan: Plan) -> Result<HwCaps> {
         pause_filter: plan.has2(proc2::PAUSE_LOOP),
         rdtscp: plan.has2(proc2::RDTSCP),
         invpcid: plan.has2(proc2::INVPCID),
+        tsc_scaling: plan.has2(proc2::TSC_SCALING).then_some(TSC_SCALING),
+        logs_writes: plan.has2(proc2::PML),
     })
 }
 

@@ -78,6 +78,9 @@ fields! {
     /// Virtual-processor identifier
     VPID: u16, Rw = 0x0000;
 
+    /// PML index
+    PML_INDEX: u16, Rw = 0x0812;
+
     /// Host ES selector
     HOST_ES: u16, Rw = 0x0c00;
     /// Host CS selector
@@ -95,12 +98,16 @@ fields! {
 
     /// Address of MSR bitmaps
     MSR_BITMAP: u64, Rw = 0x2004;
+    /// PML address
+    PML_ADDRESS: u64, Rw = 0x200e;
     /// TSC offset
     TSC_OFFSET: u64, Rw = 0x2010;
     /// Virtual-APIC address
     VIRTUAL_APIC: u64, Rw = 0x2012;
     /// EPT pointer
     EPTP: u64, Rw = 0x201a;
+    /// TSC multiplier
+    TSC_MULTIPLIER: u64, Rw = 0x2032;
     /// Guest-physical address
     GUEST_PHYSICAL: u64, Ro = 0x2400;
     /// VMCS link pointer

@@ -3,11 +3,12 @@
 //! What a guest section brings to a CPU and takes away again: the VMCS, the host's state in it, the
 //! MSRs that VMX does not switch, and what a new CPU must forget.
 
-use super::controls::Controls;
+use super::controls::{proc2, Controls};
 use super::entry;
 use super::field as f;
 use super::mirror::Guest;
-use super::vcpu::{Stale, VmxVcpu, Written, CR0_OURS};
+use super::pml;
+use super::vcpu::{Log, Stale, VmxVcpu, Written, CR0_OURS};
 use crate::arch::x86::asid::Flush;
 use crate::arch::x86::insn;
 use crate::arch::x86::model::regs::efer;
@@ -83,6 +84,11 @@ impl VmxVcpu {
             return;
         }
         self.m.complete(&self.vmcs);
+        if let Some(log) = self.log.as_mut().filter(|log| log.on()) {
+            if log.section_ends(self.vmcs.get(&f::PML_INDEX)) {
+                self.vmcs.put(&f::PML_INDEX, pml::FIRST);
+            }
+        }
         self.kernel_gs = entry::kernel_gs();
         if self.dr6_live {
             self.dr6 = entry::dr6();
@@ -141,6 +147,11 @@ impl VmxVcpu {
         v.put(&f::PLE_GAP, PLE_GAP);
         v.put(&f::PLE_WINDOW, PLE_WINDOW);
 
+        if let Some(log) = &self.log {
+            v.put(&f::PML_ADDRESS, log.phys());
+            v.put(&f::PML_INDEX, pml::FIRST);
+        }
+
         v.put(&f::HOST_CR0, h.cr0);
         v.put(&f::HOST_CS, h.cs);
         v.put(&f::HOST_SS, h.ss);
@@ -156,51 +167,63 @@ impl VmxVcpu {
         v.put(&f::HOST_EFER, h.efer);
         v.put(&f::HOST_PAT, h.pat);
         v.put(&f::HOST_RIP, h.rip);
-
-        let w = self.wanted_controls();
-        v.put(&f::PROC, w.proc);
-        v.put(&f::PROC2, w.proc2);
-        v.put(&f::ENTRY, w.entry);
-        v.put(&f::EXCEPTIONS, w.exceptions);
-        v.put(&f::TSC_OFFSET, w.tsc_offset);
-        self.written = w;
+        self.write_controls();
     }
 
     /// The controls as they are to be now.
-    pub(super) fn wanted_controls(&self) -> Written {
+    fn wanted_controls(&self) -> Written {
         let plan = &self.host.plan;
+        let mut asked = 0;
+        if !self.tsc_ratio.is_one() {
+            asked |= proc2::TSC_SCALING;
+        }
+        if self.log.as_ref().is_some_and(Log::on) {
+            asked |= proc2::PML;
+        }
         Written {
             proc: plan.proc(&self.wanted, self.windows),
-            proc2: plan.proc2(&self.wanted),
+            proc2: plan.proc2(&self.wanted, asked),
             entry: self.entry_controls(),
             exceptions: super::vcpu::EXCEPTIONS | self.wanted.exceptions,
             tsc_offset: self.tsc_offset,
+            tsc_ratio: self.tsc_ratio,
+        }
+    }
+
+    /// Writes what of them has changed.
+    fn write_controls(&mut self) {
+        let w = self.wanted_controls();
+        let old = self.written.replace(w);
+        if old == Some(w) {
+            return;
+        }
+        let v = &self.vmcs;
+        let changed = |f: fn(&Written) -> u64| old.as_ref().map(f) != Some(f(&w));
+        if changed(|w| w.proc.into()) {
+            v.put(&f::PROC, w.proc);
+        }
+        if changed(|w| w.proc2.into()) {
+            v.put(&f::PROC2, w.proc2);
+        }
+        if changed(|w| w.entry.into()) {
+            v.put(&f::ENTRY, w.entry);
+        }
+        if changed(|w| w.exceptions.into()) {
+            v.put(&f::EXCEPTIONS, w.exceptions);
+        }
+        if changed(|w| w.tsc_offset) {
+            v.put(&f::TSC_OFFSET, w.tsc_offset);
+        }
+        // Not a field of every processor; it counts with its control only.
+        if w.proc2 & proc2::TSC_SCALING != 0 {
+            v.put(&f::TSC_MULTIPLIER, w.tsc_ratio.ratio);
         }
     }
 
     /// Before an entry: something else than registers has changed.
     #[cold]
     pub(super) fn prepare(&mut self) {
-        let w = self.wanted_controls();
-        if w != self.written {
-            let (v, old) = (&self.vmcs, &self.written);
-            if w.proc != old.proc {
-                v.put(&f::PROC, w.proc);
-            }
-            if w.proc2 != old.proc2 {
-                v.put(&f::PROC2, w.proc2);
-            }
-            if w.entry != old.entry {
-                v.put(&f::ENTRY, w.entry);
-            }
-            if w.exceptions != old.exceptions {
-                v.put(&f::EXCEPTIONS, w.exceptions);
-            }
-            if w.tsc_offset != old.tsc_offset {
-                v.put(&f::TSC_OFFSET, w.tsc_offset);
-            }
-            self.written = w;
-        }
+        self.write_controls();
         match self.stale {
             Stale::Nothing | Stale::Controls => {}
             Stale::Linear => entry::invvpid(self.vpid()),

@@ -5,7 +5,7 @@
 mod events;
 
 use super::check::{self, interruptibility, pending, State};
-use super::controls::entry as entry_control;
+use super::controls::{entry as entry_control, proc2};
 use super::decode::{self, reason, Raw};
 use super::enable::{self, Host};
 use super::entry::{self, HostState, SyscallMsrs, Vmcs};
@@ -13,10 +13,12 @@ use super::ept;
 use super::event::Injection;
 use super::field as f;
 use super::mirror::{Guest, Mirror, LDTR, TR};
+use super::pml;
 use crate::arch::x86::asid::Asid;
 use crate::arch::x86::backend::{Field, HwCaps, HwVcpu};
 use crate::arch::x86::exit::{Event, Exit, Intercepts, Windows};
 use crate::arch::x86::insn::msr;
+use crate::arch::x86::model::clock::TscRatio;
 use crate::arch::x86::model::msr::permission;
 use crate::arch::x86::model::regs::{
     cr0, cr4, efer, rflags, vector, DescTable, Gpr, Gprs, Seg, Segment,
@@ -55,13 +57,49 @@ pub(super) enum Stale {
 }
 
 /// The controls that change, as the VMCS has them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Written {
     pub(super) proc: u32,
     pub(super) proc2: u32,
     pub(super) entry: u32,
     pub(super) exceptions: u32,
     pub(super) tsc_offset: u64,
+    pub(super) tsc_ratio: TscRatio,
+}
+
+/// The page-modification log.
+pub(super) struct Log {
+    page: HwPage<pml::Page>,
+    /// The control is to be on.
+    on: bool,
+    /// The next entry, of a section that has ended.
+    next: u16,
+}
+
+impl Log {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            page: HwPage::new()?,
+            on: false,
+            next: pml::FIRST,
+        })
+    }
+
+    /// Where the VMCS has it.
+    pub(super) fn phys(&self) -> u64 {
+        self.page.phys()
+    }
+
+    /// It is wanted.
+    pub(super) fn on(&self) -> bool {
+        self.on
+    }
+
+    /// A section ends, with this index. Returns whether that has to be written again.
+    pub(super) fn section_ends(&mut self, next: u16) -> bool {
+        self.next = next;
+        next != pml::FIRST
+    }
 }
 
 /// A vCPU.
@@ -83,8 +121,12 @@ pub(crate) struct VmxVcpu {
     pub(super) stale: Stale,
     pub(super) wanted: Intercepts,
     pub(super) windows: Windows,
-    pub(super) written: Written,
+    /// `None`: not yet.
+    pub(super) written: Option<Written>,
     pub(super) tsc_offset: u64,
+    pub(super) tsc_ratio: TscRatio,
+    /// Where writes are logged, where that is possible.
+    pub(super) log: Option<Log>,
     /// CR3, or the mode of paging, was set: the VMCS' page-directory pointers are not those of CR3.
     pdptes_stale: bool,
     /// For the next entry.
@@ -117,6 +159,10 @@ impl VmxVcpu {
     /// Allocates it, in an unspecified register state.
     pub(super) fn new(caps: &HwCaps, root: u64) -> Result<Self> {
         let host = enable::host()?;
+        let log = match host.plan.has2(proc2::PML) {
+            true => Some(Log::new()?),
+            false => None,
+        };
         let mut bitmap = HwPage::<[u8; 4096]>::new()?;
         bitmap.fill(0xff);
         let mut m = KBox::new(Mirror::new(), GFP_KERNEL)?;
@@ -142,8 +188,10 @@ impl VmxVcpu {
                 ..Intercepts::default()
             },
             windows: Windows::default(),
-            written: Written::default(),
+            written: None,
             tsc_offset: 0,
+            tsc_ratio: TscRatio::one(0),
+            log,
             pdptes_stale: false,
             event: Injection::default(),
             event_left: false,
@@ -518,6 +566,26 @@ impl HwVcpu for VmxVcpu {
     fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
         self.mark(Stale::Controls);
+    }
+
+    fn set_tsc_ratio(&mut self, ratio: TscRatio) {
+        self.tsc_ratio = ratio;
+        self.mark(Stale::Controls);
+    }
+
+    #[inline]
+    fn log_writes(&mut self, on: bool) {
+        if let Some(log) = self.log.as_mut().filter(|log| log.on != on) {
+            log.on = on;
+            self.mark(Stale::Controls);
+        }
+    }
+    #[inline]
+    fn written(&mut self, page: impl FnMut(u64)) {
+        if let Some(log) = self.log.as_mut().filter(|log| log.next != pml::FIRST) {
+            pml::logged(&log.page, log.next).for_each(page);
+            log.next = pml::FIRST;
+        }
     }
 
     fn flush_tlb(&mut self) {

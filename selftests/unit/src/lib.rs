@@ -38,6 +38,7 @@ pub mod arch {
             pub(crate) mod event;
             pub(crate) mod field;
             pub(crate) mod mirror;
+            pub(crate) mod pml;
         }
 
         /// Pure parts of SVM, tested in `svm_tests`.
@@ -92,6 +93,8 @@ pub mod host {
 
 pub mod ioctls;
 
+#[cfg(test)]
+mod dirty_tests;
 #[cfg(test)]
 mod svm_tests;
 #[cfg(test)]

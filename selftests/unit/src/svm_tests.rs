@@ -414,6 +414,11 @@ mod events {
         };
         assert_eq!(decode::encode(&soft).0, 1 << 31 | 4 << 8 | 0x80);
         assert_eq!(
+            decode::undelivered(EventInfo(1 << 31 | 3 << 8 | 0x45), 0, 0),
+            Some(Event::Interrupt { vector: 0x45 }),
+            "as TCG says it"
+        );
+        assert_eq!(
             decode::undelivered(EventInfo(0xff), 0, 0),
             None,
             "not valid"

@@ -7,7 +7,7 @@ use crate::arch::x86::{
     model::regs::{cr0, cr4, efer, rflags, vector, Exception, Gpr, Seg, SegAttr, Segment},
     vmx::{
         check::{self, interruptibility, pending, Limits, State},
-        controls::{self, Control, Msrs, Without, Word, TABLE},
+        controls::{self, proc2, Control, Msrs, Without, Word, TABLE},
         decode::{self, reason, Raw},
         ept::{self, Ept},
         event::{self, kind, Info, Injection},
@@ -241,6 +241,10 @@ mod capabilities {
         bochs(0x47fff, 0xf01_0633_4141, 0x7f)
     }
 
+    fn skylake() -> Msrs {
+        bochs(0x257_7fff, 0xf01_0673_4141, 0xff)
+    }
+
     #[test]
     fn plans_for_the_models() {
         let mut lost = vec![];
@@ -248,18 +252,34 @@ mod capabilities {
         assert!(p.ept_1g && p.ept_track && !p.ept_5);
         assert_eq!(p.revision, 0x2b);
         assert_eq!(p.timer_shift, 0);
-        assert_eq!(lost, [""; 0]);
+        assert_eq!(lost, ["enable PML", "use TSC scaling"]);
+        assert!(!p.has2(proc2::TSC_SCALING) && !p.has2(proc2::PML));
+        lost.clear();
 
         // No A/D bits, no INVPCID.
         let arrandale = bochs(0xff, 0xf01_0611_4141, 0x7f);
         let p = controls::plan(&arrandale, |c| lost.push(c.name)).unwrap();
         assert!(!p.ept_track);
-        assert_eq!(lost, ["PAUSE-loop exiting", "enable INVPCID"]);
+        assert_eq!(
+            lost,
+            [
+                "PAUSE-loop exiting",
+                "enable INVPCID",
+                "enable PML",
+                "use TSC scaling"
+            ]
+        );
+        lost.clear();
 
         // Posted interrupts are there, and stay off.
-        let skylake = bochs(0x257_7fff, 0xf01_0673_4141, 0xff);
-        let p = controls::plan(&skylake, |_| {}).unwrap();
+        let p = controls::plan(&skylake(), |c| lost.push(c.name)).unwrap();
         assert_eq!(p.controls.pin & 1 << 7, 0);
+        assert_eq!(lost, [""; 0]);
+        assert!(p.has2(proc2::TSC_SCALING) && p.has2(proc2::PML));
+        // Without dirty bits there is nothing to log.
+        let mut m = skylake();
+        m.ept_vpid &= !(1 << 21);
+        assert!(!controls::plan(&m, |_| {}).unwrap().has2(proc2::PML));
 
         // No secondary controls to speak of.
         let penryn = bochs(0x41, 0, 0x3f);
@@ -268,26 +288,30 @@ mod capabilities {
 
     #[test]
     fn nothing_forbidden_is_set_and_nothing_required_clear() {
-        let m = haswell();
-        let p = controls::plan(&m, |_| {}).unwrap();
-        let c = p.controls;
-        for (v, msr) in [
-            (c.pin, m.pin),
-            (c.proc, m.proc),
-            (c.proc2, m.proc2),
-            (c.exit, m.exit),
-            (c.entry, m.entry),
-        ] {
-            let (must, may) = (msr as u32, (msr >> 32) as u32);
-            assert_eq!(v & must, must);
-            assert_eq!(v & !may, 0);
+        for m in [haswell(), skylake()] {
+            let p = controls::plan(&m, |_| {}).unwrap();
+            let c = p.controls;
+            // On demand: all there is, asked for.
+            let demanded = p.proc2(&Intercepts::default(), u32::MAX);
+            for (v, msr) in [
+                (c.pin, m.pin),
+                (c.proc, m.proc),
+                (c.proc2, m.proc2),
+                (demanded, m.proc2),
+                (c.exit, m.exit),
+                (c.entry, m.entry),
+            ] {
+                let (must, may) = (msr as u32, (msr >> 32) as u32);
+                assert_eq!(v & must, must);
+                assert_eq!(v & !may, 0);
+            }
         }
     }
 
     #[test]
     fn each_missing_control_has_its_effect() {
         for c in TABLE {
-            let mut m = haswell();
+            let mut m = skylake();
             let word = match c.word {
                 Word::Pin => &mut m.pin,
                 Word::Proc => &mut m.proc,
@@ -304,6 +328,10 @@ mod capabilities {
                     assert!(p.is_ok());
                     assert_eq!(lost, [c.name]);
                 }
+                Without::LostOnDemand(_) => {
+                    assert!(!p.unwrap().has2(1 << c.bit));
+                    assert_eq!(lost, [c.name]);
+                }
                 Without::Off => assert!(p.is_ok()),
             }
         }
@@ -312,8 +340,8 @@ mod capabilities {
     #[test]
     fn what_cannot_be_off_is_refused() {
         for c in TABLE {
-            if let Without::OnDemand | Without::Off = c.without {
-                let mut m = haswell();
+            if let Without::OnDemand | Without::LostOnDemand(_) | Without::Off = c.without {
+                let mut m = skylake();
                 let word = match c.word {
                     Word::Pin => &mut m.pin,
                     Word::Proc => &mut m.proc,
@@ -361,7 +389,12 @@ mod capabilities {
         assert_eq!(wants(Intercepts { rdtsc: true, ..d }), 1 << 12);
         assert_eq!(wants(Intercepts { rdpmc: true, ..d }), 1 << 11);
         assert_eq!(wants(Intercepts { invlpg: true, ..d }), 1 << 9);
-        assert_eq!(p.proc2(&d), p.controls.proc2 & !(1 << 10));
+        assert_eq!(p.proc2(&d, 0), p.controls.proc2 & !(1 << 10));
+        // What the processor lacks stays off, whoever asks.
+        assert_eq!(p.proc2(&d, u32::MAX), p.proc2(&d, 0));
+        let p = controls::plan(&skylake(), |_| {}).unwrap();
+        assert_eq!(p.proc2(&d, proc2::TSC_SCALING) ^ p.proc2(&d, 0), 1 << 25);
+        assert_eq!(p.proc2(&d, proc2::PML) ^ p.proc2(&d, 0), 1 << 17);
     }
 }
 

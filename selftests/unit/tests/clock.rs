@@ -68,6 +68,130 @@ fn ratios() {
     assert_eq!(half.guest_tsc(1234, half.offset_for(99, 1234)), 99);
 }
 
+const VMX: Option<TscScaling> = Some(TscScaling {
+    fraction: 48,
+    integer: 16,
+});
+const SVM: Option<TscScaling> = Some(TscScaling {
+    fraction: 32,
+    integer: 8,
+});
+
+#[test]
+fn rates() {
+    let host = TscRate::host(GHZ3);
+    for scaling in [None, VMX, SVM] {
+        let rate = |khz| TscRate::new(khz, GHZ3, scaling);
+        // 0 is the host's, and so is what is within 250 ppm of it.
+        for khz in [0, 3_000_000, 3_000_750, 2_999_250] {
+            assert_eq!(rate(khz), Ok(host), "{khz}");
+        }
+        // An int could not tell it.
+        for khz in [1 << 31, 0xffff_ffff, 1 << 32, u64::MAX] {
+            let no = if scaling.is_some() {
+                NoRate::TooFar
+            } else {
+                NoRate::Unscaled
+            };
+            assert_eq!(rate(khz), Err(no), "{khz}");
+        }
+    }
+    for khz in [3_000_754, 2_999_246, 1, 1_500_000] {
+        assert_eq!(TscRate::new(khz, GHZ3, None), Err(NoRate::Unscaled));
+        let r = TscRate::new(khz, GHZ3, VMX).unwrap();
+        assert!(u64::from(r.khz) == khz && !r.ratio.is_one());
+    }
+    // The ratio's bounds: 16 bits, or 8, above the fraction; not 0.
+    assert!(TscRate::new(65_535_000, 1000, VMX).is_ok());
+    assert_eq!(TscRate::new(65_536_000, 1000, VMX), Err(NoRate::TooFar));
+    assert!(TscRate::new(255_999, 1000, SVM).is_ok());
+    assert_eq!(TscRate::new(256_000, 1000, SVM), Err(NoRate::TooFar));
+    assert!(TscRate::new(1, u32::MAX, SVM).is_ok());
+    // A host whose frequency nobody knows.
+    assert_eq!(TscRate::new(0, 0, VMX), Ok(TscRate::host(0)));
+    assert_eq!(TscRate::new(1, 0, VMX), Err(NoRate::TooFar));
+    assert_eq!(TscRate::host(0).to_ns().apply(1000), 1000);
+}
+
+/// The whole of a vCPU's TSC, at a rate that is not the host's: what its owner does with it.
+struct Scaled {
+    rate: TscRate,
+    t: TscOffset,
+}
+
+impl Scaled {
+    fn at(&self, host: u64) -> u64 {
+        self.rate.ratio.guest_tsc(host, self.t.offset)
+    }
+}
+
+#[test]
+fn a_scaled_tsc_advances_at_its_rate() {
+    for (num, den) in [(1, 2), (3, 2)] {
+        let khz = u64::from(GHZ3) * num / den;
+        let rate = TscRate::new(khz, GHZ3, VMX).unwrap();
+        let mut v = Scaled {
+            rate,
+            t: TscOffset::default(),
+        };
+        // Far from 0, and over the end of 64 bits.
+        for host in [1 << 40, 1 << 62, u64::MAX - 1_000_000_000] {
+            v.t.write_tsc(1 << 50, host, rate.ratio);
+            assert_eq!(v.at(host), 1 << 50);
+            let after = v.at(host.wrapping_add(3_000_000)).wrapping_sub(1 << 50);
+            assert!(after.abs_diff(3_000_000 * num / den) <= 1, "{after}");
+        }
+        // IA32_TSC_ADJUST counts the guest's cycles, whatever the ratio.
+        let host = 1 << 61;
+        let (tsc, adjust) = (v.at(host), v.t.adjust);
+        v.t.write_adjust(adjust.wrapping_add(12_345));
+        assert_eq!(v.at(host), tsc + 12_345);
+        v.t.write_tsc(7, host, rate.ratio);
+        assert_eq!(v.t.adjust, adjust.wrapping_sub(tsc).wrapping_add(7));
+    }
+}
+
+#[test]
+fn a_new_rate_goes_on_from_where_the_tsc_is() {
+    let mut sync = TscSync::default();
+    let mut gens = [0; 3];
+    let created = write(0, false, 0);
+    let offsets = [0, 1, 2].map(|i| sync.write(&created, &mut gens[i]));
+    let rate = TscRate::new(1_000_000, GHZ3, VMX).unwrap();
+    // One after the other, some ms apart: their TSCs go on, and are one at the end.
+    let mut changed = [0; 3];
+    for i in 0..3 {
+        let now = write(0, false, 1000 + 4 * i as u64);
+        let before = tsc_at(offsets[i], &now);
+        let w = TscWrite {
+            value: before,
+            khz: rate.khz,
+            ratio: rate.ratio,
+            ..now
+        };
+        changed[i] = sync.rescale(&w, &mut gens[i]);
+        let apart = tsc_at(changed[i], &w).abs_diff(before);
+        assert!(apart <= 4 * i as u64 * 2_000_000 + 3, "{i}: {apart}");
+    }
+    assert!(changed.iter().all(|o| *o == changed[0]));
+    assert!(sync.all_match(3));
+    // User space restores: in step with these, not with the host's frequency.
+    let w = TscWrite {
+        khz: rate.khz,
+        ratio: rate.ratio,
+        ..write(0, true, 2000)
+    };
+    assert_eq!(sync.write(&w, &mut gens[1]), changed[0]);
+    // More than a second away from the others: on its own.
+    let w = TscWrite {
+        value: 1 << 45,
+        ..w
+    };
+    let own = sync.rescale(&w, &mut gens[2]);
+    assert_eq!(tsc_at(own, &w), 1 << 45);
+    assert!(!sync.all_match(3));
+}
+
 /// SDM vol. 3B 18.17.3, and the steps of the kernel's tsc_msrs_test.
 #[test]
 fn tsc_and_tsc_adjust() {
@@ -311,5 +435,57 @@ proptest! {
         prop_assert_eq!(guest, clock.at_tsc(from, at + since, scale));
         let exact = 777 + u128::from(since) * 1_000_000 / u128::from(khz);
         prop_assert!(u128::from(guest).abs_diff(exact) <= exact / (1 << 31) + 2);
+    }
+
+    /// What a guest at any rate computes from its page is what the VM's clock reads, but for the
+    /// rounding of two factors.
+    #[test]
+    fn kvmclock_of_a_scaled_guest(
+        host in 500_000u32..5_000_000,
+        asked in 1u64..5_000_000,
+        offset: u64,
+        at in 0u64..1 << 62,
+        since in 0u64..1 << 45,
+    ) {
+        let rate = TscRate::new(asked, host, VMX).unwrap();
+        let from = Reference { host_tsc: at, ns: 1_000_000 };
+        let clock = KvmClock::starting_at(0);
+        let info = TimeInfo::new(from, clock, rate.ratio, offset, rate.to_ns(), true);
+        let guest = info.read(rate.ratio.guest_tsc(at + since, offset));
+        let own = clock.at_tsc(from, at + since, TscRate::host(host).to_ns());
+        // A cycle of the guest's, and one in 2^30; within the tolerance the rate is the host's.
+        let cycle = 1_000_000 / u64::from(rate.khz) + 2;
+        prop_assert!(guest.abs_diff(own) <= cycle + (own >> 26), "{} {}", guest, own);
+    }
+
+    /// A deadline in the guest's cycles: when the time has passed, the guest's TSC has reached it, or
+    /// nearly so (the timer then is set once more).
+    #[test]
+    fn a_deadline_of_a_scaled_guest(
+        host in 500_000u32..5_000_000,
+        asked in 1000u64..5_000_000,
+        offset: u64,
+        at in 0u64..1 << 60,
+        cycles in 0u64..1 << 40,
+    ) {
+        let rate = TscRate::new(asked, host, VMX).unwrap();
+        let now = rate.ratio.guest_tsc(at, offset);
+        prop_assume!(now.checked_add(cycles).is_some());
+        let ns = deadline_ns(now + cycles, 0, now, rate.to_ns());
+        let later = at + ns_to_cycles(ns, host) + 1;
+        let reached = rate.ratio.guest_tsc(later, offset).wrapping_sub(now);
+        let slack = u64::from(rate.khz) / 1_000_000 + 2 + (cycles >> 26);
+        prop_assert!(reached.abs_diff(cycles) <= slack, "{} {}", reached, cycles);
+    }
+
+    /// Nothing overflows, whatever user space asks for.
+    #[test]
+    fn any_rate(asked: u64, host: u32, fraction in 0u8..64, integer in 0u8..64, tsc: u64) {
+        let scaling = Some(TscScaling { fraction, integer });
+        if let Ok(rate) = TscRate::new(asked, host, scaling) {
+            let _ = rate.to_ns().apply_up(tsc);
+            let offset = rate.ratio.offset_for(tsc, asked);
+            prop_assert_eq!(rate.ratio.guest_tsc(asked, offset), tsc);
+        }
     }
 }

@@ -439,18 +439,14 @@ fn run<E: Entry>(config: Config, ops: Vec<Op>) {
                 for i in (0..64).filter(|i| mask >> i & 1 != 0) {
                     naive.each::<E>(&(gfn + i..gfn + i + 1), |_, leaf| want |= protect(leaf));
                 }
-                assert_eq!(this.tree.write_protect(gfn, mask), want, "{op:?}");
+                assert_eq!(this.tree.watch(gfn, mask), want, "{op:?}");
             }
             Op::ProtectRange(gfn, len) => {
                 let mut want = false;
                 if len > 0 {
                     naive.each::<E>(&(gfn..gfn + len), |_, leaf| want |= protect(leaf));
                 }
-                assert_eq!(
-                    this.tree.write_protect_range(gfn..gfn + len),
-                    want,
-                    "{op:?}"
-                );
+                assert_eq!(this.tree.watch_range(gfn..gfn + len), want, "{op:?}");
             }
             Op::Age(gfn, len, clear) => {
                 let mut want = false;
@@ -499,17 +495,20 @@ const EVEN: Config = Config {
     levels: 4,
     gpa_bits: 12 + 12,
     max_leaf_level: 2,
+    logs_writes: false,
 };
 /// With a root of 64 entries, as arm64's can be.
 const WIDE: Config = Config {
     levels: 3,
     gpa_bits: 12 + 12,
     max_leaf_level: 1,
+    logs_writes: false,
 };
 const UNEVEN: Config = Config {
     levels: 4,
     gpa_bits: 12 + 13,
     max_leaf_level: 2,
+    logs_writes: false,
 };
 
 proptest! {
@@ -538,6 +537,7 @@ fn shapes_are_checked() {
             levels,
             gpa_bits,
             max_leaf_level,
+            logs_writes: false,
         })
     };
     assert!(valid(4, 24, 2) && valid(2, 18, 1) && valid(5, 27, 4));
@@ -689,7 +689,7 @@ fn threads_keep_the_tree_whole() {
             let mut freed = Vec::new();
             let mut tree = tree.write().unwrap();
             if r >> 50 & 3 == 0 {
-                tree.write_protect_range(range.clone());
+                tree.watch_range(range.clone());
                 for gfn in range {
                     assert!(tree.lookup(gfn).is_none_or(|(leaf, _)| !leaf.write));
                 }

@@ -106,7 +106,7 @@ impl VmxVcpu {
     /// After an exit that may have come from the delivery of an event, or from an IRET.
     #[inline]
     fn after_event(&mut self) {
-        /// Bit 12 of an EPT violation's qualification: as in interruption information.
+        /// Bit 12 of the qualification of what paging causes: as in interruption information.
         const AFTER_IRET: u64 = 1 << 12;
         let Raw {
             vectoring,
@@ -121,7 +121,9 @@ impl VmxVcpu {
         }
         // NMIs stay held back until the IRET, which has faulted, is done.
         let iret = match reason {
-            decode::reason::EPT_VIOLATION => qualification & AFTER_IRET != 0,
+            decode::reason::EPT_VIOLATION | decode::reason::PML_FULL => {
+                qualification & AFTER_IRET != 0
+            }
             decode::reason::EXCEPTION => {
                 info.kind() == kind::EXCEPTION && info.after_iret() && info.vector() != vector::DF
             }

@@ -10,7 +10,7 @@ use crate::{
         abi,
         args::{events::Enabled, vm as args},
         model::{
-            clock::KvmClock,
+            clock::{KvmClock, TscScaling},
             msi,
             msr::filter::{self, Range},
         },
@@ -145,10 +145,27 @@ impl Vm {
             }
             abi::SET_TSC_KHZ => {
                 let (host, khz) = (i.u32(), i.u64());
-                if args::tsc_khz(host, khz).is_ok() && khz != 0 {
-                    assert!(khz.abs_diff(u64::from(host)) <= u64::from(host) / 1000 + 1);
+                let scaling = match i.u8() % 3 {
+                    0 => None,
+                    1 => Some((48, 16)),
+                    _ => Some((32, 8)),
+                };
+                let scaling = scaling.map(|(fraction, integer)| TscScaling { fraction, integer });
+                match args::tsc_khz(host, khz, scaling) {
+                    Ok(rate) if rate.ratio.is_one() => {
+                        assert!(
+                            khz == 0 || khz.abs_diff(host.into()) <= u64::from(host) / 1000 + 1
+                        );
+                        assert_eq!(rate.khz, host);
+                    }
+                    Ok(rate) => {
+                        assert!(scaling.is_some());
+                        assert_eq!(u64::from(rate.khz), khz);
+                    }
+                    Err(_) => assert!(khz != 0),
                 }
-                assert!(args::tsc_khz(host, u64::from(host)).is_ok());
+                let own = args::tsc_khz(host, u64::from(host), scaling).map(|r| r.khz);
+                assert_eq!(own, Ok(host));
             }
             _ => {}
         }

@@ -4,6 +4,7 @@
 
 mod code;
 mod debug;
+mod dirty;
 mod entry;
 mod events;
 mod ioctls;
@@ -18,6 +19,7 @@ mod refusals;
 mod roundtrip;
 mod smp;
 mod time;
+mod tsc;
 
 /// All, by area.
 pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
@@ -35,6 +37,8 @@ pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
     ("msi", msi::TESTS),
     ("ioeventfd", ioeventfd::TESTS),
     ("memory", memory::TESTS),
+    ("dirty", dirty::TESTS),
     ("races", races::TESTS),
     ("time", time::TESTS),
+    ("tsc", tsc::TESTS),
 ];

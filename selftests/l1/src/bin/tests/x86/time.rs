@@ -105,26 +105,28 @@ fn tsc_by_ioctl() -> Outcome {
 
 /// The pvclock structure at `gpa`.
 #[derive(Debug)]
-struct Page {
+pub(super) struct Page {
     version: u32,
     tsc: u64,
     system: u64,
     mul: u32,
     shift: i8,
+    pub(super) flags: u8,
 }
 
-fn page(m: &Machine, gpa: u64) -> Page {
+pub(super) fn page(m: &Machine, gpa: u64) -> Page {
     Page {
         version: m.ram.u32(gpa),
         tsc: m.ram.u64(gpa + 8),
         system: m.ram.u64(gpa + 16),
         mul: m.ram.u32(gpa + 24),
         shift: m.ram.u8(gpa + 28) as i8,
+        flags: m.ram.u8(gpa + 29),
     }
 }
 
 /// Nanoseconds at `tsc`.
-fn at(p: &Page, tsc: u64) -> u64 {
+pub(super) fn at(p: &Page, tsc: u64) -> u64 {
     // Modulo 2^64: the clock may have begun before this vCPU's TSC was 0.
     let d = tsc.wrapping_sub(p.tsc);
     assert!(d < 1 << 62, "the TSC is {tsc:#x}, before {p:x?}");
