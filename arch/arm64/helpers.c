@@ -52,8 +52,8 @@ void rkvm_arm64_unexpected(void)
 	      read_sysreg(esr_el1), read_sysreg(elr_el1), read_sysreg(far_el1));
 }
 
-/* What this CPU's exits begin with. */
-static DEFINE_PER_CPU_READ_MOSTLY(unsigned long, vectors);
+/* What this CPU's exits begin with. A module's per-CPU data has one section: none that is read mostly. */
+static DEFINE_PER_CPU(unsigned long, vectors);
 extern const char rkvm_arm64_vectors[];
 
 int rkvm_arm64_set_vectors(u32 n)

@@ -31,6 +31,10 @@ pub(crate) fn access(
         };
     }
     let gic = &*vm.controller;
+    // A vCPU that is not there is a mistake, which comes before what is only too early.
+    if names_vcpu(row, a.attr) {
+        let _there = cpu_of(gic, a.attr)?;
+    }
     if row.when == When::Configured && !gic.is_ready() {
         return Err(trace::refuse(ENXIO, c"the GIC is not initialized"));
     }
@@ -94,6 +98,15 @@ fn exists(row: &Row, attr: u64) -> bool {
         (_, Kind::Levels) => level_info(attr).is_ok_and(|i| i % 32 == 0),
         (_, Kind::ItsRegister) => its::has_register(attr),
         _ => true,
+    }
+}
+
+/// Whether an attribute is a vCPU's, whose affinity is in it then.
+fn names_vcpu(row: &Row, attr: u64) -> bool {
+    match row.kind {
+        Kind::Redist | Kind::CpuInterface => true,
+        Kind::Levels => level_info(attr).is_ok_and(|intid| intid < vgic::FIRST_SPI),
+        _ => false,
     }
 }
 

@@ -149,13 +149,18 @@ fn unknown_attributes() -> Outcome {
             "{group}, {attr:#x}: {w:?}"
         );
     }
-    // No vCPU has this affinity.
+    // No vCPU has this affinity, which is a mistake before the controller is initialized too.
     let nobody = 0x0102_0304u64 << 32;
-    for group in [
-        KVM_DEV_ARM_VGIC_GRP_REDIST_REGS,
-        KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS,
+    let (_early, early) = fresh();
+    for (group, attr) in [
+        (KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, 0x8),
+        // ICC_PMR_EL1
+        (KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, 0xc230),
+        (KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, 0),
     ] {
-        assert_eq!(get(m.gic_fd(), group, nobody), Err(EINVAL));
+        assert_eq!(get(m.gic_fd(), group, nobody | attr), Err(EINVAL));
+        assert_eq!(get(early.as_raw_fd(), group, nobody | attr), Err(EINVAL));
+        assert_eq!(get(early.as_raw_fd(), group, attr), Err(EBUSY));
     }
     Ok(())
 }
