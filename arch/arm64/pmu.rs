@@ -359,6 +359,7 @@ pub(crate) fn prepare(ctx: &mut Ctx<'_, Arm64>) -> Option<UserExit> {
         return Some(UserExit::Common(Common::FailEntry {
             code: rb::KVM_EXIT_FAIL_ENTRY_CPU_UNSUPPORTED.into(),
             cpu,
+            why: c"this CPU's PMU is not the one that the vCPU has",
         }));
     }
     pmu.prepare(vm);

@@ -193,6 +193,7 @@ fn fail_entry<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, code: u64) -> Next<UserExit
     Next::ToUser(UserExit::Common(Common::FailEntry {
         code,
         cpu: crate::host::work::cpu_hint(),
+        why,
     }))
 }
 

@@ -6,7 +6,7 @@ use crate::{
     bindings as rb,
     host::{run_page::SharedPage, uapi::plain_bytes},
 };
-use core::mem::offset_of;
+use core::{ffi::CStr, mem::offset_of};
 
 /// Something that can be written to the run page as an exit.
 pub(crate) trait WriteRun {
@@ -16,6 +16,11 @@ pub(crate) trait WriteRun {
 
 /// Offset of the union of exit data in `kvm_run`.
 pub(crate) const DATA: usize = offset_of!(rb::kvm_run, __bindgen_anon_1);
+
+/// Its length: `kvm_run.padding`.
+const DATA_BYTES: usize = 256;
+/// Where in it [`Common::FailEntry`] has its words, behind `kvm_run.fail_entry`.
+const WHY: usize = 16;
 
 /// A reason that every family has.
 #[derive(Clone, Copy)]
@@ -31,6 +36,8 @@ pub(crate) enum Common {
         code: u64,
         /// The host CPU.
         cpu: u32,
+        /// The rule that is broken. It stands behind what KVM's documents give to this exit.
+        why: &'static CStr,
     },
     /// The guest touched what is no memory.
     Mmio {
@@ -82,10 +89,15 @@ impl WriteRun for Common {
                 reason(run, rb::KVM_EXIT_UNKNOWN);
                 run.write(DATA, code);
             }
-            Common::FailEntry { code, cpu } => {
+            Common::FailEntry { code, cpu, why } => {
                 reason(run, rb::KVM_EXIT_FAIL_ENTRY);
                 run.write(DATA, code);
                 run.write(DATA + 8, cpu);
+                // The union has 256 bytes (`kvm_run.padding`).
+                let text = why.to_bytes();
+                let text = text.get(..DATA_BYTES - WHY - 1).unwrap_or(text);
+                run.write_bytes(DATA + WHY, text);
+                run.write(DATA + WHY + text.len(), 0u8);
             }
             Common::Mmio {
                 gpa,

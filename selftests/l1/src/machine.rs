@@ -83,7 +83,7 @@ pub enum Exit {
     /// `request_interrupt_window` was set, and it is open.
     Window,
     /// The processor would not enter the guest.
-    FailEntry { reason: u64 },
+    FailEntry { reason: u64, why: String },
     /// With its data words.
     Internal { suberror: u32, data: Vec<u64> },
     /// An MSR read for user space.
@@ -207,6 +207,7 @@ impl Cpu {
                 KVM_EXIT_IRQ_WINDOW_OPEN => Exit::Window,
                 KVM_EXIT_FAIL_ENTRY => Exit::FailEntry {
                     reason: u.fail_entry.hardware_entry_failure_reason,
+                    why: words(&u.padding[16..]),
                 },
                 KVM_EXIT_INTERNAL_ERROR => {
                     let i = u.internal;
@@ -665,6 +666,12 @@ impl Machine {
     pub fn log(&self) -> Vec<u8> {
         self.ram.get(kit::LOG, self.ram.u32(kit::LOGGED) as usize)
     }
+}
+
+/// A C string.
+fn words(text: &[std::ffi::c_char]) -> String {
+    let text = text.iter().take_while(|c| **c != 0);
+    text.map(|c| char::from(*c as u8)).collect()
 }
 
 /// Assembles code for `ip`.

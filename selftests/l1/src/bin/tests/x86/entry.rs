@@ -58,7 +58,8 @@ fn check(mode: Mode, cases: &[Case]) -> Outcome {
         let text = trace.text();
         let words = if vmx { Some(*on_vmx) } else { *on_svm };
         match (exit, words) {
-            (Ok(Exit::FailEntry { .. }), Some(words)) => {
+            (Ok(Exit::FailEntry { why, .. }), Some(words)) => {
+                assert!(why.contains(words), "case {n}, {words}: {why}");
                 assert!(text.contains(words), "case {n}, {words}: {text}");
             }
             (Ok(Exit::FailEntry { .. }), None) => {
