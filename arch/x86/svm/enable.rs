@@ -31,6 +31,7 @@ mod feature {
     pub(super) const FLUSH_BY_ASID: u32 = 1 << 6;
     pub(super) const DECODE_ASSISTS: u32 = 1 << 7;
     pub(super) const PAUSE_FILTER: u32 = 1 << 10;
+    pub(super) const VGIF: u32 = 1 << 16;
     pub(super) const SPEC_CTRL: u32 = 1 << 20;
 }
 
@@ -77,6 +78,9 @@ pub(super) struct Optional {
     pub(super) tsc_scaling: bool,
     /// The guest's SPEC_CTRL is switched by the hardware.
     pub(super) v_spec_ctrl: bool,
+    /// A virtual GIF. rkvm has no use for it, but it tells QEMU's TCG, which has one, from Bochs: see
+    /// `inject_virtual` in `vcpu/events.rs`.
+    pub(super) v_gif: bool,
 }
 
 static HOST: RcuSlot<Host> = RcuSlot::new();
@@ -140,6 +144,7 @@ pub(super) fn setup() -> Result<HwCaps> {
             flush_by_asid: has(feature::FLUSH_BY_ASID),
             tsc_scaling: has(feature::TSC_RATE),
             v_spec_ctrl: has(feature::SPEC_CTRL),
+            v_gif: has(feature::VGIF),
         },
     };
     HOST.set(Arc::new(host, GFP_KERNEL)?)?;

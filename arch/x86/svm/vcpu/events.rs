@@ -58,12 +58,13 @@ impl SvmVcpu {
     }
 
     /// Has the processor deliver an interrupt as a virtual one (APM vol. 2, 15.21.4), if the guest takes it
-    /// at once. EVENTINJ would do as well, and has to where RFLAGS.IF is 0; but QEMU's TCG may deliver
-    /// what was injected by it once more, at any time until the next exit.
+    /// at once. EVENTINJ does as well on hardware, and has to where RFLAGS.IF is 0; but QEMU's TCG may deliver
+    /// what was injected by it once more, at any time until the next exit. Bochs, which has no virtual GIF,
+    /// does that right, and does not deliver virtual interrupts to guests that have IF set at entry.
     #[inline]
     fn inject_virtual(&mut self, vector: u8) -> bool {
         let open = self.vmcb.rflags() & rflags::IF != 0 && !self.vmcb.int_state().shadow();
-        if !open || self.windows.interrupt {
+        if !open || self.windows.interrupt || !self.has.v_gif {
             return false;
         }
         let ctl = self.vmcb.int_ctl().with_v_irq(true).with_v_ign_tpr(true);

