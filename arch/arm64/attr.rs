@@ -124,16 +124,22 @@ fn timer(ctx: &mut Ctx<'_, Arm64>, what: Attr, a: &rb::kvm_device_attr) -> Resul
 /// `EINVAL`: both timers have one interrupt. What [`super::gic::Gic::check`] and [`pmu::attr::first_run`] say.
 pub(crate) fn first_run(ctx: &Ctx<'_, Arm64>) -> Result {
     let (vm, v, gic) = (&ctx.vm, &ctx.vm.family, &ctx.vm.controller);
+    let created = gic.is_created();
+    if created && !v.ran.load(Ordering::Acquire) {
+        // What is found complete stays so. Not below the lock: what changes the GIC's frames waits for vCPUs that
+        // run, and they may be about to call the firmware.
+        let limit = 1u64.checked_shl(vm.memory.config().gpa_bits);
+        gic.check(limit.unwrap_or(u64::MAX))?;
+    }
     let _firmware = v.firmware.lock();
     if v.ran.load(Ordering::Acquire) {
         return pmu::attr::first_run(ctx);
     }
-    if gic.is_created() {
-        let limit = 1u64.checked_shl(vm.memory.config().gpa_bits);
-        gic.check(limit.unwrap_or(u64::MAX))?;
+    if gic.is_created() != created {
+        return Err(trace::refuse(EBUSY, c"the GIC is not initialized"));
     }
     pmu::attr::first_run(ctx)?;
-    if gic.is_created() {
+    if created {
         if v.virtual_ppi() == v.physical_ppi() {
             return Err(trace::invalid(c"both timers have one interrupt"));
         }
