@@ -195,6 +195,13 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
+    /// An instruction was emulated that has loaded TF, so that the guest's own has no effect; a debugger's has.
+    pub(crate) fn debugger_steps(&mut self) {
+        if self.debug.wanted.step {
+            self.debug_due(SINGLE_STEP);
+        }
+    }
+
     fn raise_debug(&mut self, causes: u64) {
         self.raise(Exception {
             vector: vector::DB,

@@ -5,6 +5,7 @@
 
 mod machine;
 mod system;
+pub(crate) mod task;
 
 pub(crate) use self::machine::Operand;
 use self::{

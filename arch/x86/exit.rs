@@ -81,7 +81,7 @@ pub(crate) enum Exit {
     Hypercall,
     /// RSM outside of system-management mode.
     Rsm,
-    /// A task switch.
+    /// A task switch, which the processor has not begun.
     TaskSwitch {
         /// Selector of the new TSS.
         selector: u16,
@@ -89,6 +89,8 @@ pub(crate) enum Exit {
         reason: TaskSwitchReason,
         /// Error code to push on the new task's stack.
         error: Option<u32>,
+        /// RFLAGS.RF as it is to be saved; `None`: as it is.
+        resume: Option<bool>,
     },
     /// INT n, INT3 or INTO, not executed yet.
     SoftInterrupt,
@@ -149,8 +151,17 @@ pub(crate) enum TaskSwitchReason {
     Iret,
     /// JMP
     Jump,
-    /// Through a task gate in the IDT
-    Gate,
+    /// An exception or interrupt, through a task gate in the IDT
+    Event,
+    /// An NMI, in the same way
+    Nmi,
+    /// INT n, INT3 or INTO, which RIP is at, in the same way
+    Soft {
+        /// Vector
+        vector: u8,
+    },
+    /// INT1, which RIP is at, in the same way
+    Int1,
 }
 
 /// An event put into the guest at entry, or found undelivered at exit.

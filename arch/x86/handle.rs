@@ -149,9 +149,19 @@ fn exit<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, e: &Exit) -> Aft
             ctx.vcpu.raise(Exception::ud());
             REENTER
         }
-        Exit::TaskSwitch { .. } => {
-            trace::guest_error(c"task switches are not emulated; RIP", ctx.vcpu.hw.rip(), 0);
-            emu::failure(ctx.vcpu, &[])
+        Exit::TaskSwitch {
+            selector,
+            reason,
+            error,
+            resume,
+        } => {
+            let wanted = emu::task::Wanted {
+                selector,
+                reason,
+                error,
+                resume,
+            };
+            emu::task::switch(ctx, view, &wanted)
         }
         // #AC is intercepted so that a guest cannot keep the processor busy with it; it is the guest's.
         Exit::Exception(x) if x.vector == vector::UD => undefined(ctx, view),

@@ -190,7 +190,11 @@ fn inject<B: Backend>(v: &mut Vcpu<B>, view: &View<'_>) -> bool {
 
 /// The length of the instruction at RIP, if it is one that raises `vector` by itself (INT3, INTO,
 /// INT n): then the guest is to return behind it. Those that user space makes up may stand anywhere.
-fn soft_length<B: Backend>(v: &Vcpu<B>, phys: &mut Phys<'_, '_>, vector: u8) -> Option<u8> {
+pub(crate) fn soft_length<B: Backend>(
+    v: &Vcpu<B>,
+    phys: &mut Phys<'_, '_>,
+    vector: u8,
+) -> Option<u8> {
     let mut buf = [0; 15];
     let n = v.fetch(phys, v.code_address(), &mut buf).ok()?;
     let bytes = buf.get(..n)?;

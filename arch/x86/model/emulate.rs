@@ -29,6 +29,7 @@ mod shift;
 mod stack;
 mod string;
 mod system;
+mod task;
 mod vector;
 
 pub use env::{
@@ -41,6 +42,13 @@ pub use env::{
     Shadow,
     Stop,
     System, //
+};
+pub use task::{
+    switch_task,
+    Arrival,
+    TaskCause,
+    TaskSwitch,
+    Tasks, //
 };
 
 use super::decode::{

@@ -133,6 +133,8 @@ mod task {
     pub(super) const IRET: u64 = 1 << 36;
     pub(super) const JUMP: u64 = 1 << 38;
     pub(super) const ERROR: u64 = 1 << 44;
+    /// RFLAGS.RF as the old task's TSS would have it.
+    pub(super) const RF: u64 = 1 << 48;
 }
 
 /// MOV CRx, in EXITINFO1 with decode assists (15.8.1).
@@ -174,9 +176,10 @@ pub(crate) const fn pushes_error(v: u8) -> bool {
     )
 }
 
-/// The exit that the block records. `assists`: the processor has decode assists.
+/// The exit that the block records. `assists`: the processor has decode assists; `event`: what EXITINTINFO
+/// was before it was taken.
 #[inline]
-pub(crate) fn exit(b: &Vmcb, assists: bool) -> Exit {
+pub(crate) fn exit(b: &Vmcb, assists: bool, event: EventInfo) -> Exit {
     let code = b.exitcode();
     match code {
         code::INTR | code::SMI | code::INIT => Exit::HostInterrupt,
@@ -189,13 +192,13 @@ pub(crate) fn exit(b: &Vmcb, assists: bool) -> Exit {
         code::IOIO => Exit::Io(io(b)),
         code::HLT => Exit::Hlt,
         code::VINTR => Exit::InterruptWindow,
-        _ => rare(b, code, assists),
+        _ => rare(b, code, assists, event),
     }
 }
 
 /// Exits that are not frequent, kept out of line.
 #[cold]
-fn rare(b: &Vmcb, code: u64, assists: bool) -> Exit {
+fn rare(b: &Vmcb, code: u64, assists: bool, event: EventInfo) -> Exit {
     match code {
         code::CR_READ..=0x0f | code::CR_WRITE..=0x1f | code::CR0_SEL_WRITE => cr(b, code, assists),
         code::DR_READ..=0x3f => Exit::Dr {
@@ -216,7 +219,7 @@ fn rare(b: &Vmcb, code: u64, assists: bool) -> Exit {
         code::INVLPG => Exit::Invlpg {
             addr: assists.then_some(b.exitinfo1()),
         },
-        code::TASK_SWITCH => task_switch(b),
+        code::TASK_SWITCH => task_switch(b, event),
         code::SHUTDOWN => Exit::TripleFault,
         code::VMMCALL => Exit::Hypercall,
         // Guests do not have SVM, nor RDPRU, MCOMMIT and the broadcast invalidations.
@@ -304,14 +307,14 @@ fn exception(b: &Vmcb, v: u8) -> Exit {
     }
 }
 
-fn task_switch(b: &Vmcb) -> Exit {
+fn task_switch(b: &Vmcb, event: EventInfo) -> Exit {
     let info = b.exitinfo2();
     let reason = if info & task::IRET != 0 {
         TaskSwitchReason::Iret
     } else if info & task::JUMP != 0 {
         TaskSwitchReason::Jump
-    } else if b.exitintinfo().valid() {
-        TaskSwitchReason::Gate
+    } else if event.valid() {
+        gate(event)
     } else {
         TaskSwitchReason::Call
     };
@@ -319,6 +322,19 @@ fn task_switch(b: &Vmcb) -> Exit {
         selector: low16(b.exitinfo1()),
         reason,
         error: (info & task::ERROR != 0).then(|| low32(info)),
+        resume: Some(info & task::RF != 0),
+    }
+}
+
+/// What has come to a task gate in the IDT.
+fn gate(event: EventInfo) -> TaskSwitchReason {
+    let vector = low8(event.vector());
+    match (event.typ(), vector) {
+        (event_type::NMI, _) => TaskSwitchReason::Nmi,
+        (event_type::SOFT, _) | (event_type::EXCEPTION, vector::BP | vector::OF) => {
+            TaskSwitchReason::Soft { vector }
+        }
+        _ => TaskSwitchReason::Event,
     }
 }
 

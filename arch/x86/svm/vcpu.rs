@@ -55,6 +55,8 @@ pub(crate) struct SvmVcpu {
     /// The guest is stepped over one instruction for an NMI's sake; the value is its own RFLAGS.TF.
     step: Option<bool>,
     soft: Option<SoftEvent>,
+    /// EXITINTINFO of the last exit, once it is taken.
+    delivering: EventInfo,
     /// An interrupt that the next run delivers as a virtual one, or that the last one has not.
     virtual_irq: Option<u8>,
     /// CR0.CD and NW as the guest has them; the hardware's are clear.
@@ -124,6 +126,7 @@ impl SvmVcpu {
             nmi: Nmi::Open,
             step: None,
             soft: None,
+            delivering: EventInfo::default(),
             virtual_irq: None,
             cr0_cache: 0,
             efer_lme: false,
@@ -320,14 +323,14 @@ impl HwVcpu for SvmVcpu {
 
     #[inline]
     fn exit(&self) -> Exit {
-        decode::exit(&self.vmcb, self.has.decode_assists)
+        decode::exit(&self.vmcb, self.has.decode_assists, self.delivering)
     }
 
     /// APM vol. 2, 15.7.1: saved where an instruction was intercepted. Bochs saves it at exceptions as well, and then
     /// it is not what comes after.
     fn next_rip(&self) -> Option<u64> {
         match (self.vmcb.exitcode(), self.vmcb.nrip()) {
-            (code::EXCP..=code::EXCP_LAST | code::NPF, _) | (_, 0) => None,
+            (code::EXCP..=code::EXCP_LAST | code::NPF | code::TASK_SWITCH, _) | (_, 0) => None,
             (_, n) => self.has.next_rip.then_some(n),
         }
     }

@@ -376,8 +376,17 @@ fn task_switch(r: &Raw) -> Exit {
             0 => TaskSwitchReason::Call,
             1 => TaskSwitchReason::Iret,
             2 => TaskSwitchReason::Jump,
-            _ => TaskSwitchReason::Gate,
+            _ => match r.vectoring.kind() {
+                kind::NMI => TaskSwitchReason::Nmi,
+                kind::SOFT_INTERRUPT | kind::SOFT_EXCEPTION => TaskSwitchReason::Soft {
+                    vector: r.vectoring.vector(),
+                },
+                kind::INT1 => TaskSwitchReason::Int1,
+                _ => TaskSwitchReason::Event,
+            },
         },
         error: (r.vectoring.valid() && r.vectoring.has_error()).then_some(r.error),
+        // 29.3.3: RFLAGS has it as the old task's TSS would.
+        resume: None,
     }
 }

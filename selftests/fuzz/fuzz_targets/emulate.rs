@@ -2,14 +2,15 @@
 
 //! The emulator against a vCPU that the fuzzer makes up, in any state: it must not panic, must
 //! leave no trace of an instruction that does not complete, and must do the same when it is run
-//! again after user space answered.
+//! again after user space answered. The same for task switches, but that the old TSS may have been written.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use rkvm_unit::arch::x86::model::decode::{decode, DecodeError, Mnemonic, Vendor};
 use rkvm_unit::arch::x86::model::emulate::{
-    emulate, mode, Access, Env, Feature, Kind, Outcome, Regs, Stop,
+    emulate, mode, switch_task, Access, Env, Feature, Kind, Outcome, Regs, Stop, TaskCause,
+    TaskSwitch, Tasks,
 };
 use rkvm_unit::arch::x86::model::regs::{
     cr0, pferr, rflags, DescTable, Exception, Gpr, Gprs, Seg, SegAttr, Segment,
@@ -74,6 +75,8 @@ struct Fuzzed {
     mxcsr: u32,
     lose: bool,
     port_answered: bool,
+    /// Task switches that were begun.
+    switched: u32,
 }
 
 impl Fuzzed {
@@ -229,6 +232,59 @@ impl Env for Fuzzed {
     }
 }
 
+impl Tasks for Fuzzed {
+    fn set_tr(&mut self, v: &Segment) {
+        self.dirty = true;
+        self.tr = *v;
+    }
+    fn set_ldtr(&mut self, v: &Segment) {
+        self.dirty = true;
+        self.ldtr = *v;
+    }
+    fn set_cr3(&mut self, v: u64) -> bool {
+        self.dirty = true;
+        v & 8 == 0
+    }
+    fn task_switched(&mut self) {
+        self.dirty = true;
+        self.switched += 1;
+    }
+}
+
+/// A task switch: to the end, or not at all.
+fn switch(mut e: Fuzzed, r: &Regs, code: &[u8; 15]) {
+    let [lo, hi, cause, has_error, ..] = *code;
+    let task = TaskSwitch {
+        selector: u16::from_le_bytes([lo, hi]),
+        cause: match cause % 5 {
+            0 => TaskCause::Call,
+            1 => TaskCause::Jump,
+            2 => TaskCause::Iret,
+            3 => TaskCause::SoftEvent,
+            _ => TaskCause::Event,
+        },
+        next: r.rip,
+        error: (has_error & 1 != 0).then_some(u32::from(has_error)),
+    };
+    let (segs, tr, ldtr) = (e.segs, e.tr, e.ldtr);
+    match switch_task(&mut e, &task, &mut r.clone()) {
+        Ok(arrival) => {
+            assert!(!e.dirty && e.switched == 1);
+            assert!(e.cr0 & cr0::PE != 0 && e.efer & 1 << 10 == 0);
+            let now = e.committed.expect("a commit");
+            assert!(now.rip >> 32 == 0 && now.rflags & 2 != 0);
+            assert!(arrival.fault.is_none() || !arrival.trap);
+            assert_eq!((e.tr.attr.typ() & 7, e.tr.attr.unusable()), (3, false));
+        }
+        // There is no way back from some.
+        Err(Stop::Unhandleable) => {}
+        Err(_) => {
+            assert_eq!((e.segs, e.tr, e.ldtr), (segs, tr, ldtr));
+            assert!(e.switched == 0 && e.committed.is_none());
+        }
+    }
+}
+
 fn segment(i: &mut Input<'_>) -> Segment {
     let kind = i.u8();
     let attr = SegAttr(u32::from(kind) | u32::from(i.u8() & 0xf1) << 8 | 1 << 7);
@@ -312,6 +368,9 @@ fuzz_target!(|data: &[u8]| {
     }
     for g in Gpr::ALL {
         r.gprs.set(g, i.u64());
+    }
+    if how & 0xe0 == 0xe0 {
+        return switch(e, &r, &code);
     }
     let insn = match decode(&code, mode(&e, r.rflags)) {
         Ok(insn) => insn,

@@ -145,7 +145,7 @@ mod exits {
         b.set_exitcode(code);
         b.set_exitinfo1(info1);
         b.set_exitinfo2(info2);
-        decode::exit(&b, assists)
+        decode::exit(&b, assists, EventInfo::default())
     }
 
     #[test]
@@ -329,28 +329,39 @@ mod exits {
 
     #[test]
     fn task_switches() {
-        let task = |event: bool, info2| {
+        let task = |event, info2| {
             let mut b = block();
             b.set_exitcode(0x7d);
             b.set_exitinfo1(0x28);
             b.set_exitinfo2(info2);
-            b.set_exitintinfo(EventInfo(0).with_valid(event));
-            match decode::exit(&b, false) {
+            match decode::exit(&b, false, event) {
                 Exit::TaskSwitch {
                     selector: 0x28,
                     reason,
                     error,
-                } => (reason, error),
+                    resume,
+                } => (reason, error, resume == Some(true)),
                 e => panic!("{e:?}"),
             }
         };
-        assert_eq!(task(false, 0), (TaskSwitchReason::Call, None));
-        assert_eq!(task(false, 1 << 36), (TaskSwitchReason::Iret, None));
-        assert_eq!(task(false, 1 << 38), (TaskSwitchReason::Jump, None));
+        let by = |typ, vector| {
+            let i = EventInfo::default().with_valid(true).with_typ(typ);
+            task(i.with_vector(vector), 0).0
+        };
+        let none = EventInfo::default();
+        assert_eq!(task(none, 0), (TaskSwitchReason::Call, None, false));
+        assert_eq!(task(none, 1 << 36), (TaskSwitchReason::Iret, None, false));
+        assert_eq!(task(none, 1 << 38), (TaskSwitchReason::Jump, None, false));
         assert_eq!(
-            task(true, 1 << 44 | 0x55),
-            (TaskSwitchReason::Gate, Some(0x55))
+            task(none.with_valid(true).with_typ(3), 1 << 48 | 1 << 44 | 0x55),
+            (TaskSwitchReason::Event, Some(0x55), true)
         );
+        assert_eq!(by(0, 0x20), TaskSwitchReason::Event);
+        assert_eq!(by(2, 2), TaskSwitchReason::Nmi);
+        assert_eq!(by(3, 1), TaskSwitchReason::Event);
+        assert_eq!(by(3, 3), TaskSwitchReason::Soft { vector: 3 });
+        assert_eq!(by(3, 4), TaskSwitchReason::Soft { vector: 4 });
+        assert_eq!(by(4, 0x80), TaskSwitchReason::Soft { vector: 0x80 });
     }
 }
 

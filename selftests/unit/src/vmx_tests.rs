@@ -576,10 +576,39 @@ mod decoding {
         };
         let want = Exit::TaskSwitch {
             selector: 0x28,
-            reason: TaskSwitchReason::Gate,
+            reason: TaskSwitchReason::Event,
             error: Some(0),
+            resume: None,
         };
         assert_eq!(decode::exit(&raw, || None), want);
+        for (k, v, reason) in [
+            (kind::INTERRUPT, 0x20, TaskSwitchReason::Event),
+            (kind::NMI, 2, TaskSwitchReason::Nmi),
+            (kind::EXCEPTION, 3, TaskSwitchReason::Event),
+            (
+                kind::SOFT_EXCEPTION,
+                3,
+                TaskSwitchReason::Soft { vector: 3 },
+            ),
+            (
+                kind::SOFT_INTERRUPT,
+                0x80,
+                TaskSwitchReason::Soft { vector: 0x80 },
+            ),
+            (kind::INT1, 1, TaskSwitchReason::Int1),
+        ] {
+            let raw = Raw {
+                vectoring: Info::new(k, v, false),
+                ..raw
+            };
+            let want = Exit::TaskSwitch {
+                selector: 0x28,
+                reason,
+                error: None,
+                resume: None,
+            };
+            assert_eq!(decode::exit(&raw, || None), want);
+        }
         for (q, r) in [
             (0x20, TaskSwitchReason::Call),
             (0x4000_0020, TaskSwitchReason::Iret),
@@ -589,6 +618,7 @@ mod decoding {
                 selector: 0x20,
                 reason: r,
                 error: None,
+                resume: None,
             };
             assert_eq!(exit(reason::TASK_SWITCH, q), want);
         }

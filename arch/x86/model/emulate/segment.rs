@@ -80,7 +80,7 @@ impl Descriptor {
 /// The accessed bit of a code or data descriptor's type.
 pub(super) const ACCESSED: u8 = 1;
 /// The busy bit of a TSS descriptor's type.
-const BUSY: u8 = 2;
+pub(super) const BUSY: u8 = 2;
 
 /// A null selector, whatever its RPL.
 pub(super) fn is_null(selector: u16) -> bool {
@@ -98,7 +98,7 @@ pub(super) fn rpl(selector: u16) -> u8 {
 }
 
 /// What a register holds after a null selector.
-fn null_segment(selector: u16) -> Segment {
+pub(super) fn null_segment(selector: u16) -> Segment {
     Segment {
         selector,
         attr: SegAttr::new(0, false, 0, false, false, false, false, false, true),
@@ -162,6 +162,11 @@ impl<E: Env> Ctx<'_, E> {
         Err(Exception::with_error(vector, selector_error(selector)).into())
     }
 
+    /// Where the byte of a descriptor is that has its type.
+    pub(super) fn type_address(&self, d: &Descriptor) -> u64 {
+        self.system_address(d.la, 5)
+    }
+
     /// Sets bits in a descriptor's type, in memory and in `d`.
     pub(super) fn mark(&mut self, d: &mut Descriptor, bits: u8) -> Result<bool, Stop> {
         let [.., old, _, _] = d.raw.to_le_bytes();
@@ -175,7 +180,7 @@ impl<E: Env> Ctx<'_, E> {
             write: true,
             user: false,
         };
-        let la = self.system_address(d.la, 5);
+        let la = self.type_address(d);
         if self.env.cmpxchg(la, &[old], &[new], access)? {
             return Ok(true);
         }
@@ -188,13 +193,23 @@ impl<E: Env> Ctx<'_, E> {
     /// What a load of `selector` into a data or stack segment register puts there, after all
     /// checks. Nothing but the descriptor's accessed bit changes.
     pub(super) fn load_segment(&mut self, seg: Seg, selector: u16) -> Result<Segment, Stop> {
+        self.load_segment_or(seg, selector, vector::GP)
+    }
+
+    /// The same; what may not be loaded is `fault(selector)`.
+    pub(super) fn load_segment_or(
+        &mut self,
+        seg: Seg,
+        selector: u16,
+        fault: u8,
+    ) -> Result<Segment, Stop> {
         if !self.protected {
             return Ok(self.real_segment(seg, selector));
         }
         let rpl = rpl(selector);
         if is_null(selector) {
             if seg == Seg::Ss && !(self.is_64 && self.cpl != 3 && rpl == self.cpl) {
-                return self.gp();
+                return self.fault(fault, selector);
             }
             let mut s = null_segment(selector);
             if seg == Seg::Ss {
@@ -202,7 +217,7 @@ impl<E: Env> Ctx<'_, E> {
             }
             return Ok(s);
         }
-        let mut d = self.descriptor(selector, false, vector::GP)?;
+        let mut d = self.descriptor(selector, false, fault)?;
         let a = d.attr();
         let (code, rw) = (a.typ() & 8 != 0, a.typ() & 2 != 0);
         let ok = if seg == Seg::Ss {
@@ -212,7 +227,7 @@ impl<E: Env> Ctx<'_, E> {
             a.s() && (!code || rw) && (conforming || a.dpl() >= rpl.max(self.cpl))
         };
         if !ok {
-            return self.fault(vector::GP, selector);
+            return self.fault(fault, selector);
         }
         if !a.present() {
             let v = if seg == Seg::Ss {
@@ -224,7 +239,7 @@ impl<E: Env> Ctx<'_, E> {
         }
         if !self.mark(&mut d, ACCESSED)? {
             // Whoever changed the descriptor meanwhile: its new value is taken next time.
-            return Err(Stop::Unhandleable);
+            return Err(Stop::Again);
         }
         Ok(d.segment(selector))
     }

@@ -221,6 +221,7 @@ impl SvmVcpu {
     pub(super) fn take_event(&mut self) -> Option<Event> {
         let late = self.virtual_irq.take();
         let i = self.vmcb.exitintinfo();
+        self.delivering = i;
         if !i.valid() {
             return late.map(|vector| Event::Interrupt { vector });
         }

@@ -4,7 +4,7 @@
 
 use rkvm_unit::arch::x86::model::decode::{decode, DecodeError, Insn, Vendor};
 use rkvm_unit::arch::x86::model::emulate::{
-    emulate, mode, Access, Env, Feature, Kind, Outcome, Regs, Stop,
+    emulate, mode, Access, Env, Feature, Kind, Outcome, Regs, Stop, Tasks,
 };
 use rkvm_unit::arch::x86::model::regs::{
     cr0, cr4, efer, pferr, DescTable, Exception, Seg, SegAttr, Segment,
@@ -38,6 +38,11 @@ pub fn real(selector: u16) -> Segment {
 
 pub struct TestEnv {
     pub cr0: u64,
+    /// A task switch may not load one with any of `cr3_reserved`.
+    pub cr3: u64,
+    pub cr3_reserved: u64,
+    /// How often a task was switched to.
+    pub switched: u32,
     pub cr4: u64,
     pub efer: u64,
     pub cpl: u8,
@@ -86,6 +91,9 @@ impl TestEnv {
     fn new(cr0: u64, efer: u64, segs: [Segment; 6], base: u64, len: usize) -> TestEnv {
         TestEnv {
             cr0,
+            cr3: 0,
+            cr3_reserved: 0,
+            switched: 0,
             cr4: cr4::OSFXSR | cr4::OSXSAVE | cr4::FSGSBASE,
             efer,
             cpl: 0,
@@ -253,6 +261,7 @@ impl Env for TestEnv {
     fn cr(&self, n: u8) -> u64 {
         match n {
             0 => self.cr0,
+            3 => self.cr3,
             4 => self.cr4,
             _ => 0,
         }
@@ -401,5 +410,25 @@ impl Env for TestEnv {
     }
     fn should_yield(&self) -> bool {
         self.iterations >= self.yield_after
+    }
+}
+
+impl Tasks for TestEnv {
+    fn set_tr(&mut self, v: &Segment) {
+        self.tr = *v;
+    }
+    fn set_ldtr(&mut self, v: &Segment) {
+        self.ldtr = *v;
+    }
+    fn set_cr3(&mut self, v: u64) -> bool {
+        let valid = v & self.cr3_reserved == 0;
+        if valid {
+            self.cr3 = v;
+        }
+        valid
+    }
+    fn task_switched(&mut self) {
+        self.cr0 |= cr0::TS;
+        self.switched += 1;
     }
 }

@@ -18,6 +18,7 @@ mod races;
 mod refusals;
 mod roundtrip;
 mod smp;
+mod task;
 mod time;
 mod tsc;
 
@@ -28,6 +29,7 @@ pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
     ("roundtrip", roundtrip::TESTS),
     ("code", code::TESTS),
     ("entry", entry::TESTS),
+    ("task", task::TESTS),
     ("events", events::TESTS),
     ("debug", debug::TESTS),
     ("msrs", msrs::TESTS),
