@@ -14,6 +14,7 @@
 #include <linux/string.h>
 #include <asm/cpu_entry_area.h>
 #include <asm/desc.h>
+#include <asm/entry-common.h>
 #include <asm/fsgsbase.h>
 #include <asm/mmu_context.h>
 #include <asm/msr.h>
@@ -21,6 +22,7 @@
 #include <asm/segment.h>
 #include <asm/special_insns.h>
 #include <asm/tlbflush.h>
+#include <asm/trapnr.h>
 #include <asm/virt.h>
 
 #include "guest_entry.h"
