@@ -38,6 +38,9 @@ struct Args {
     /// So many times the command may come to no end; it is run again then
     #[arg(long, default_value_t = 0)]
     forgive: usize,
+    /// A command that needs as many seconds, without the idle time, comes to no end.
+    #[arg(long, default_value_t = 6)]
+    limit: u64,
     /// The command
     #[arg(last = true)]
     command: Vec<String>,
@@ -48,9 +51,6 @@ const N: u32 = 64;
 
 /// How often the command is timed.
 const BOOTS: usize = 6;
-
-/// A command that needs as much, without the idle time, comes to no end: twice what the slowest needed.
-const HANGS: u64 = 6_000_000_000;
 
 /// How often a kind of exit is tried.
 const TRIES: usize = 3;
@@ -101,7 +101,11 @@ fn idle() -> Result<u64, Box<dyn std::error::Error>> {
 
 /// Runs the command to its end; the nanoseconds that this computer was not idle meanwhile, or `None` if they became
 /// too many.
-fn run(command: &[String], status: i32) -> Result<Option<u64>, Box<dyn std::error::Error>> {
+fn run(
+    command: &[String],
+    status: i32,
+    limit: Duration,
+) -> Result<Option<u64>, Box<dyn std::error::Error>> {
     let (program, args) = command.split_first().ok_or("no command")?;
     settle()?;
     let (start, idle_start) = (sys::now(), idle()?);
@@ -113,7 +117,7 @@ fn run(command: &[String], status: i32) -> Result<Option<u64>, Box<dyn std::erro
         let (ns, idle_ns) = (sys::now() - start, idle()? - idle_start);
         match got {
             Some(got) => break (got, ns, idle_ns),
-            None if ns.saturating_sub(idle_ns) > HANGS => {
+            None if Duration::from_nanos(ns.saturating_sub(idle_ns)) > limit => {
                 child.kill()?;
                 child.wait()?;
                 println!("elapsed {ns} idle {idle_ns}: came to no end");
@@ -136,7 +140,7 @@ fn time(args: &Args, status: i32) -> Result<(), Box<dyn std::error::Error>> {
     // outside is slow, and with it the guest's timers.
     let mut boots = 0;
     while boots < BOOTS {
-        if let Some(busy) = run(&args.command, status)? {
+        if let Some(busy) = run(&args.command, status, Duration::from_secs(args.limit))? {
             least = least.min(busy);
             boots += 1;
             // Each time, so that something is known if the rest comes to no end.
