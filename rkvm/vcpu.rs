@@ -154,7 +154,7 @@ impl<F: Family> Remote for Arc<VcpuSet<F>> {
         for c in self.iter() {
             c.kick.post(kick::FLUSH_TLB);
         }
-        kick::interrupt_and_wait(self.iter().map(|c| &*c.kick));
+        self.leave_guests();
     }
 
     fn leave_guests(&self) {

@@ -161,6 +161,23 @@ pub(crate) fn run<B: Backend>(
     after
 }
 
+/// The instruction could not be had.
+fn missed<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, miss: Miss) -> After {
+    match miss {
+        Miss::Exception(e) => {
+            ctx.vcpu.pending.abandon();
+            ctx.vcpu.raise(e);
+            Ok(Next::Reenter)
+        }
+        Miss::Busy => Ok(Next::Reenter),
+        Miss::Memory {
+            gpa,
+            error: GuestAccess::Fault,
+        } => handle::memory_fault(ctx, gpa),
+        Miss::Memory { .. } => failure(ctx.vcpu, &[]),
+    }
+}
+
 fn run_code<B: Backend>(
     ctx: &mut Ctx<'_, X86<B>>,
     view: &View<'_>,
@@ -169,19 +186,7 @@ fn run_code<B: Backend>(
 ) -> After {
     match fetch(ctx.vcpu, view, code, operand) {
         Ok(()) => {}
-        Err(Miss::Exception(e)) => {
-            ctx.vcpu.pending.abandon();
-            ctx.vcpu.raise(e);
-            return Ok(Next::Reenter);
-        }
-        Err(Miss::Busy) => return Ok(Next::Reenter),
-        Err(Miss::Memory {
-            gpa,
-            error: GuestAccess::Fault,
-        }) => {
-            return handle::memory_fault(ctx, gpa);
-        }
-        Err(Miss::Memory { .. }) => return failure(ctx.vcpu, &[]),
+        Err(miss) => return missed(ctx, miss),
     }
     let Code {
         bytes,

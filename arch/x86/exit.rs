@@ -82,16 +82,7 @@ pub(crate) enum Exit {
     /// RSM outside of system-management mode.
     Rsm,
     /// A task switch, which the processor has not begun.
-    TaskSwitch {
-        /// Selector of the new TSS.
-        selector: u16,
-        /// What caused it.
-        reason: TaskSwitchReason,
-        /// Error code to push on the new task's stack.
-        error: Option<u32>,
-        /// RFLAGS.RF as it is to be saved; `None`: as it is.
-        resume: Option<bool>,
-    },
+    TaskSwitch(TaskSwitch),
     /// INT n, INT3 or INTO, not executed yet.
     SoftInterrupt,
     /// An exception that is intercepted.
@@ -140,6 +131,19 @@ pub(crate) struct Io {
     pub(crate) rep: bool,
     /// RIP of the instruction after it, where the hardware says it.
     pub(crate) next_rip: Option<u64>,
+}
+
+/// What the processor has found of a task switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TaskSwitch {
+    /// Selector of the new TSS.
+    pub(crate) selector: u16,
+    /// What caused it.
+    pub(crate) reason: TaskSwitchReason,
+    /// Error code to push on the new task's stack.
+    pub(crate) error: Option<u32>,
+    /// RFLAGS.RF as it is to be saved; `None`: as it is.
+    pub(crate) resume: Option<bool>,
 }
 
 /// What caused a task switch.

@@ -149,20 +149,7 @@ fn exit<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, e: &Exit) -> Aft
             ctx.vcpu.raise(Exception::ud());
             REENTER
         }
-        Exit::TaskSwitch {
-            selector,
-            reason,
-            error,
-            resume,
-        } => {
-            let wanted = emu::task::Wanted {
-                selector,
-                reason,
-                error,
-                resume,
-            };
-            emu::task::switch(ctx, view, &wanted)
-        }
+        Exit::TaskSwitch(ref wanted) => emu::task::switch(ctx, view, wanted),
         // #AC is intercepted so that a guest cannot keep the processor busy with it; it is the guest's.
         Exit::Exception(x) if x.vector == vector::UD => undefined(ctx, view),
         Exit::Exception(x) if ctx.vcpu.debug.wants(x.vector) => {

@@ -2,11 +2,11 @@
 
 //! Task switches, which no processor does in a guest.
 
-use super::{failure, fetch, machine::Machine, After, Code};
+use super::{failure, fetch, machine::Machine, missed, After, Code};
 use crate::{
     arch::x86::{
         backend::{Backend, HwVcpu},
-        exit::TaskSwitchReason as Reason,
+        exit::{self, TaskSwitchReason as Reason},
         handle,
         mem::{Miss, Phys},
         model::{
@@ -18,7 +18,7 @@ use crate::{
     },
     family::{Ctx, Next},
     host::trace,
-    memory::{GuestAccess, View},
+    memory::View,
 };
 
 /// DR7: L0 to L3 and LE, which are the task's.
@@ -50,15 +50,6 @@ impl<B: Backend> Tasks for Machine<'_, '_, '_, B> {
         vcpu.set_control(&c, Effects::NONE);
         vcpu.set_guest_dr7(vcpu.guest_dr7() & !LOCAL_ENABLES);
     }
-}
-
-/// What the exit has said of a task switch: see [`Exit::TaskSwitch`](crate::arch::x86::exit::Exit).
-#[derive(Clone, Copy)]
-pub(crate) struct Wanted {
-    pub(crate) selector: u16,
-    pub(crate) reason: Reason,
-    pub(crate) error: Option<u32>,
-    pub(crate) resume: Option<bool>,
 }
 
 /// Where the old task goes on, and what the switch is to the model.
@@ -103,21 +94,12 @@ fn cause<B: Backend>(
 pub(crate) fn switch<B: Backend>(
     ctx: &mut Ctx<'_, X86<B>>,
     view: &View<'_>,
-    wanted: &Wanted,
+    wanted: &exit::TaskSwitch,
 ) -> After {
     ctx.vcpu.pending.abandon();
     let (next, cause) = match cause(ctx, view, wanted.reason) {
         Ok(c) => c,
-        Err(Miss::Exception(e)) => {
-            ctx.vcpu.raise(e);
-            return Ok(Next::Reenter);
-        }
-        Err(Miss::Busy) => return Ok(Next::Reenter),
-        Err(Miss::Memory {
-            gpa,
-            error: GuestAccess::Fault,
-        }) => return handle::memory_fault(ctx, gpa),
-        Err(Miss::Memory { .. }) => return impossible(ctx, wanted),
+        Err(miss) => return missed(ctx, miss),
     };
     let v = &mut *ctx.vcpu;
     let rip = v.hw.rip();
@@ -193,7 +175,7 @@ pub(crate) fn switch<B: Backend>(
 }
 
 /// A TSS or a descriptor table in a device's memory, or long mode.
-fn impossible<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, wanted: &Wanted) -> After {
+fn impossible<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, wanted: &exit::TaskSwitch) -> After {
     trace::guest_error(
         c"task switch cannot be emulated; RIP, selector",
         ctx.vcpu.hw.rip(),

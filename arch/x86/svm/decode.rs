@@ -5,7 +5,7 @@
 //! AMD APM vol. 2, appendix C (exit codes) and 15.7-15.14, 15.20. Pure.
 
 use super::vmcb::{event_type, EventInfo, Vmcb};
-use crate::arch::x86::exit::{Event, Exit, Io, Stage2Access, TaskSwitchReason};
+use crate::arch::x86::exit::{Event, Exit, Io, Stage2Access, TaskSwitch, TaskSwitchReason};
 use crate::arch::x86::model::regs::{vector, Exception, Gpr};
 
 /// Exit codes (table C-1).
@@ -318,12 +318,12 @@ fn task_switch(b: &Vmcb, event: EventInfo) -> Exit {
     } else {
         TaskSwitchReason::Call
     };
-    Exit::TaskSwitch {
+    Exit::TaskSwitch(TaskSwitch {
         selector: low16(b.exitinfo1()),
         reason,
         error: (info & task::ERROR != 0).then(|| low32(info)),
         resume: Some(info & task::RF != 0),
-    }
+    })
 }
 
 /// What has come to a task gate in the IDT.

@@ -5,7 +5,7 @@
 //! Intel SDM vol. 3D appendix C (reasons), vol. 3C 29.2.1 (qualifications). Pure.
 
 use super::event::{kind, Info};
-use crate::arch::x86::exit::{Exit, Io, Stage2Access, TaskSwitchReason};
+use crate::arch::x86::exit::{Exit, Io, Stage2Access, TaskSwitch, TaskSwitchReason};
 use crate::arch::x86::model::regs::{vector, Exception, Gpr};
 use crate::arch::x86::model::sregs::DR6_INIT;
 
@@ -370,7 +370,7 @@ fn exception(r: &Raw) -> Exit {
 /// Table 29-2.
 fn task_switch(r: &Raw) -> Exit {
     let q = r.qualification;
-    Exit::TaskSwitch {
+    Exit::TaskSwitch(TaskSwitch {
         selector: low16(q),
         reason: match q >> 30 & 3 {
             0 => TaskSwitchReason::Call,
@@ -388,5 +388,5 @@ fn task_switch(r: &Raw) -> Exit {
         error: (r.vectoring.valid() && r.vectoring.has_error()).then_some(r.error),
         // 29.3.3: RFLAGS has it as the old task's TSS would.
         resume: None,
-    }
+    })
 }

@@ -335,12 +335,12 @@ mod exits {
             b.set_exitinfo1(0x28);
             b.set_exitinfo2(info2);
             match decode::exit(&b, false, event) {
-                Exit::TaskSwitch {
+                Exit::TaskSwitch(TaskSwitch {
                     selector: 0x28,
                     reason,
                     error,
                     resume,
-                } => (reason, error, resume == Some(true)),
+                }) => (reason, error, resume == Some(true)),
                 e => panic!("{e:?}"),
             }
         };

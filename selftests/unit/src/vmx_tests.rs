@@ -3,7 +3,7 @@
 //! Tests of VMX's pure parts.
 
 use crate::arch::x86::{
-    exit::{Event, Exit, Intercepts, Io, Stage2Access, TaskSwitchReason, Windows},
+    exit::{Event, Exit, Intercepts, Io, Stage2Access, TaskSwitch, TaskSwitchReason, Windows},
     model::regs::{cr0, cr4, efer, rflags, vector, Exception, Gpr, Seg, SegAttr, Segment},
     vmx::{
         check::{self, interruptibility, pending, Limits, State},
@@ -574,12 +574,12 @@ mod decoding {
             error: 0,
             ..Raw::default()
         };
-        let want = Exit::TaskSwitch {
+        let want = Exit::TaskSwitch(TaskSwitch {
             selector: 0x28,
             reason: TaskSwitchReason::Event,
             error: Some(0),
             resume: None,
-        };
+        });
         assert_eq!(decode::exit(&raw, || None), want);
         for (k, v, reason) in [
             (kind::INTERRUPT, 0x20, TaskSwitchReason::Event),
@@ -601,12 +601,12 @@ mod decoding {
                 vectoring: Info::new(k, v, false),
                 ..raw
             };
-            let want = Exit::TaskSwitch {
+            let want = Exit::TaskSwitch(TaskSwitch {
                 selector: 0x28,
                 reason,
                 error: None,
                 resume: None,
-            };
+            });
             assert_eq!(decode::exit(&raw, || None), want);
         }
         for (q, r) in [
@@ -614,12 +614,12 @@ mod decoding {
             (0x4000_0020, TaskSwitchReason::Iret),
             (0x8000_0020, TaskSwitchReason::Jump),
         ] {
-            let want = Exit::TaskSwitch {
+            let want = Exit::TaskSwitch(TaskSwitch {
                 selector: 0x20,
                 reason: r,
                 error: None,
                 resume: None,
-            };
+            });
             assert_eq!(exit(reason::TASK_SWITCH, q), want);
         }
     }

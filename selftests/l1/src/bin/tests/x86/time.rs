@@ -4,6 +4,7 @@
 
 use crate::harness::tests;
 use iced_x86::code_asm::*;
+use iced_x86::IcedError;
 use kvm_bindings::*;
 use rkvm_l1::kit::{self, DATA};
 use rkvm_l1::sys;
@@ -139,18 +140,23 @@ pub(super) fn at(p: &Page, tsc: u64) -> u64 {
     p.system + (d * u128::from(p.mul) >> 32) as u64
 }
 
-/// A guest that reads the TSC each time it is run: at DATA.
-fn reader(gpa: u64) -> Machine {
+/// Reads the TSC each time it is run: at DATA.
+pub fn tell(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut again = a.create_label();
+    a.set_label(&mut again)?;
+    a.rdtsc()?;
+    a.shl(rdx, 32)?;
+    a.or(rax, rdx)?;
+    a.mov(qword_ptr(DATA), rax)?;
+    a.out(0x50, al)?;
+    a.jmp(again)
+}
+
+/// A guest that has its kvmclock page at `gpa`, and then does that.
+pub fn reader(gpa: u64) -> Machine {
     Machine::new(Mode::Long, |a| {
-        let mut again = a.create_label();
         kit::wrmsr(a, 0x4b56_4d01, gpa | 1)?;
-        a.set_label(&mut again)?;
-        a.rdtsc()?;
-        a.shl(rdx, 32)?;
-        a.or(rax, rdx)?;
-        a.mov(qword_ptr(DATA), rax)?;
-        a.out(0x50, al)?;
-        a.jmp(again)
+        tell(a)
     })
     .expect("code")
 }

@@ -55,16 +55,7 @@ fn set_khz(c: &Cpu, khz: u64) {
 
 /// A guest that tells its TSC each time it is run.
 fn teller(m: &Machine) -> Result<(), Stop> {
-    m.code(kit::CODE, 64, |a| {
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        a.rdtsc()?;
-        a.shl(rdx, 32)?;
-        a.or(rax, rdx)?;
-        a.mov(qword_ptr(DATA), rax)?;
-        a.out(0x50, al)?;
-        a.jmp(again)
-    })?;
+    m.code(kit::CODE, 64, super::time::tell)?;
     Ok(())
 }
 
@@ -247,18 +238,7 @@ fn scaled_tsc_offset() -> Outcome {
 fn scaled_tsc_clock() -> Outcome {
     require()?;
     let gpa = DATA + 0x1000;
-    let mut m = Machine::with(Mode::Long, Irqchip::Split, 1);
-    m.code(kit::CODE, 64, |a| {
-        let mut again = a.create_label();
-        kit::wrmsr(a, 0x4b56_4d01, gpa | 1)?;
-        a.set_label(&mut again)?;
-        a.rdtsc()?;
-        a.shl(rdx, 32)?;
-        a.or(rax, rdx)?;
-        a.mov(qword_ptr(DATA), rax)?;
-        a.out(0x50, al)?;
-        a.jmp(again)
-    })?;
+    let mut m = super::time::reader(gpa);
     let own = khz(m.cpu());
     for (num, den) in [(1, 1), (1, 2), (3, 2), (1, 1)] {
         set_khz(m.cpu(), own * num / den);
