@@ -44,6 +44,8 @@ void rkvm_vmx_set_kernel_gs(u64 v);
 u64 rkvm_vmx_get_dr6(void);
 void rkvm_vmx_set_dr6(u64 v);
 bool rkvm_vmx_wants_l1d_flush(void);
+u64 rkvm_vmx_task_events(void);
+bool rkvm_vmx_interrupted_since_flush(void);
 void rkvm_vmx_flush_l1d(const void *fill, size_t len);
 
 /* arch/x86/helpers.c */

@@ -95,6 +95,16 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
     fn teardown();
 }
 
+/// What was done in a vCPU's name between two of its guest sections, as far as it may have brought what
+/// the guest must not see into the processor's caches.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Since {
+    /// Anything: user space has run, an instruction was emulated.
+    Anything,
+    /// A stage-2 fault was resolved, and nothing else.
+    Fault,
+}
+
 /// One vCPU, as its vendor sees it.
 ///
 /// Exclusively owned by whoever holds the vCPU's lock. Register accessors act on the control block in
@@ -103,7 +113,8 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
 pub(crate) trait HwVcpu: Send {
     /// A guest section begins on the calling CPU, IRQs off: gets what lasts until its end ready
     /// (the host's state, the address-space id, a new CPU's caches). No [`HwVcpu::enter`] without.
-    fn begin_section(&mut self);
+    /// `since`: what was done for the vCPU since its last section.
+    fn begin_section(&mut self, since: Since);
     /// The section ends, on the same CPU, IRQs still off. The host's DR7 is the caller's to restore:
     /// an exit leaves it without breakpoints.
     fn end_section(&mut self);

@@ -3,7 +3,7 @@
 //! Exits that are handled outside of a guest section: they may sleep, fault, and end in user space.
 
 use super::{
-    backend::{Backend, HwVcpu},
+    backend::{Backend, HwVcpu, Since},
     emu::{self, Operand},
     exit::{Exit, Io, Stage2Access},
     io::{Asked, UserExit},
@@ -251,7 +251,11 @@ fn stage2_fault<B: Backend>(
         Err(e) => return Err(e),
     };
     match outcome {
-        Outcome::Mapped | Outcome::Retry => REENTER,
+        Outcome::Mapped => {
+            ctx.vcpu.since = Since::Fault;
+            REENTER
+        }
+        Outcome::Retry => REENTER,
         Outcome::NoSlot | Outcome::ReadOnly => {
             if access.table_walk {
                 // The processor's own access to a page table that is no memory.

@@ -49,7 +49,7 @@ use crate::{
     vcpu::{Core, VcpuSet},
     vm::Vm,
 };
-use backend::{Backend, HwVcpu};
+use backend::{Backend, HwVcpu, Since};
 use core::{
     marker::PhantomData,
     mem::offset_of,
@@ -276,6 +276,7 @@ impl<B: Backend> Family for X86<B> {
         };
         let v = &mut *ctx.vcpu;
         v.has_run = true;
+        v.since = Since::Anything;
         v.want_window = run.read::<u8>(offset_of!(rb::kvm_run, request_interrupt_window)) != 0;
         if !v.has_lapic {
             let cr8 = run.read::<u64>(offset_of!(rb::kvm_run, cr8));

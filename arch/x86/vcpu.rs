@@ -3,7 +3,7 @@
 //! An x86 vCPU under its lock.
 
 use super::{
-    backend::{Backend, Field, HwVcpu},
+    backend::{Backend, Field, HwVcpu, Since},
     debug::GuestDebug,
     emu::Code,
     exit::Intercepts,
@@ -111,6 +111,8 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) bsp: bool,
     /// SET_CPUID2 is refused once the guest has run.
     pub(crate) has_run: bool,
+    /// Since the last guest section.
+    pub(crate) since: Since,
 }
 
 impl<B: Backend> Vcpu<B> {
@@ -185,6 +187,7 @@ impl<B: Backend> Vcpu<B> {
             has_lapic,
             bsp,
             has_run: false,
+            since: Since::Anything,
         }? Error);
         let mut v = KBox::init(vcpu, GFP_KERNEL_ACCOUNT)?;
         v.reset(false);
@@ -315,7 +318,8 @@ impl<B: Backend> Vcpu<B> {
         if self.fpu.load().is_err() {
             crate::host::trace::guest_error(c"extended state refused by the processor", 0, 0);
         }
-        self.hw.begin_section();
+        self.hw
+            .begin_section(core::mem::replace(&mut self.since, Since::Anything));
         self.breakpoints = self.dr_live.then(|| GuestBreakpoints::load(&self.dr));
         self.in_section = true;
         if self.tsc_aux != 0 {

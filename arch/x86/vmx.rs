@@ -10,6 +10,7 @@ mod entry;
 pub(crate) mod ept;
 pub(crate) mod event;
 pub(crate) mod field;
+mod l1d;
 pub(crate) mod mirror;
 pub(crate) mod pml;
 mod section;

@@ -14,7 +14,7 @@ use super::msrpm::Msrpm;
 use super::seg;
 use super::vmcb::{tlb_control, EventInfo, IntCtl, NpControl, TlbControl, Vmcb, VmcbSeg};
 use crate::arch::x86::asid::{Asid, Flush};
-use crate::arch::x86::backend::{Field, HwCaps, HwVcpu};
+use crate::arch::x86::backend::{Field, HwCaps, HwVcpu, Since};
 use crate::arch::x86::exit::{Event, Exit, Intercepts, Windows};
 use crate::arch::x86::insn::{self, msr};
 use crate::arch::x86::model::regs::{
@@ -279,7 +279,7 @@ impl SvmVcpu {
 }
 
 impl HwVcpu for SvmVcpu {
-    fn begin_section(&mut self) {
+    fn begin_section(&mut self, _: Since) {
         let Some((cpu, slot)) = self.host.cpus.current() else {
             return;
         };

@@ -12,12 +12,12 @@
 use super::check::Limits;
 use super::controls::{self, proc2, Msrs, Plan, Without};
 use super::entry::{self, HostState};
+use super::l1d::L1d;
 use crate::arch::x86::asid::Allocator;
 use crate::arch::x86::backend::HwCaps;
 use crate::arch::x86::insn::{self, msr};
 use crate::arch::x86::model::clock::TscScaling;
 use crate::arch::x86::model::regs::cr4;
-use crate::host::hw_page::HwBytes;
 use crate::host::percpu::PerCpu;
 use crate::host::rcu_slot::RcuSlot;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -36,9 +36,6 @@ const TSC_SCALING: TscScaling = TscScaling {
     fraction: 48,
     integer: 16,
 };
-
-/// Bytes that fill the first-level data cache, and then some.
-const L1D_FILL: usize = 64 << 10;
 
 /// Longest stay in the guest, in milliseconds: host interrupts end one anyway, but not on every
 /// emulated processor.
@@ -68,8 +65,8 @@ pub(super) struct Host {
     pub(super) timer: u32,
     /// A prediction barrier is wanted between different guests on a CPU.
     pub(super) barrier: bool,
-    /// L1D is to be flushed before guests run, for which this may be read.
-    pub(super) l1d: Option<HwBytes>,
+    /// L1D is to be flushed before guests run.
+    pub(super) l1d: Option<L1d>,
 }
 
 static HOST: RcuSlot<Host> = RcuSlot::new();
@@ -188,10 +185,7 @@ fn make_host(msrs: &Msrs, plan: Plan) -> Result<HwCaps> {
         constant,
         timer: u32::try_from(ticks.max(1)).unwrap_or(u32::MAX),
         barrier: insn::wants_barriers(),
-        l1d: match entry::wants_l1d_flush() {
-            true => Some(HwBytes::new(L1D_FILL)?),
-            false => None,
-        },
+        l1d: L1d::new()?,
     };
     HOST.set(Arc::new(host, GFP_KERNEL)?)?;
     Ok(HwCaps {

@@ -311,6 +311,19 @@ pub(super) fn wants_l1d_flush() -> bool {
     unsafe { bindings::rkvm_vmx_wants_l1d_flush() }
 }
 
+/// How often the calling task has been switched from, or has had a page fault: a number that changes with
+/// each.
+pub(super) fn task_events() -> u64 {
+    // SAFETY: Reads the calling task's own counters.
+    unsafe { bindings::rkvm_vmx_task_events() }
+}
+
+/// A host interrupt was taken on this CPU since [`flush_l1d`], or that is not known.
+pub(super) fn interrupted_since_flush() -> bool {
+    // SAFETY: IRQs are off in a section: the CPU stays the same.
+    unsafe { bindings::rkvm_vmx_interrupted_since_flush() }
+}
+
 /// Flushes it; where there is no command for that, by reading all of `fill`.
 pub(super) fn flush_l1d(fill: &[u8]) {
     // SAFETY: Reads `fill` and no more.

@@ -9,8 +9,10 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/ftrace.h>
+#include <linux/hardirq.h>
 #include <linux/module.h>
 #include <linux/mm.h>
+#include <linux/sched.h>
 #include <linux/string.h>
 #include <asm/cpu_entry_area.h>
 #include <asm/desc.h>
@@ -343,11 +345,38 @@ bool rkvm_vmx_wants_l1d_flush(void)
 	return boot_cpu_has_bug(X86_BUG_L1TF) && !cpu_mitigations_off();
 }
 
+/* Changes when the task has been switched from, or has had a page fault of its own or for its memory. */
+u64 rkvm_vmx_task_events(void)
+{
+	return current->nvcsw + current->nivcsw + current->maj_flt + current->min_flt;
+}
+
+/*
+ * The kernel's entry code sets the flag at each interrupt, where it is built with KVM for Intel; that
+ * clears it, too, and flushes whenever it has changed tasks.
+ */
+bool rkvm_vmx_interrupted_since_flush(void)
+{
+#if IS_ENABLED(CONFIG_CPU_MITIGATIONS) && IS_ENABLED(CONFIG_KVM_INTEL)
+	return kvm_get_cpu_l1tf_flush_l1d();
+#else
+	return true;
+#endif
+}
+
+static void flushed(void)
+{
+#if IS_ENABLED(CONFIG_CPU_MITIGATIONS) && IS_ENABLED(CONFIG_KVM_INTEL)
+	kvm_clear_cpu_l1tf_flush_l1d();
+#endif
+}
+
 /* Where there is no command for it, the cache is filled with what is no secret. */
 void rkvm_vmx_flush_l1d(const void *fill, size_t len)
 {
 	const volatile char *p = fill;
 
+	flushed();
 	if (boot_cpu_has(X86_FEATURE_FLUSH_L1D)) {
 		wrmsrq(MSR_IA32_FLUSH_CMD, L1D_FLUSH);
 		return;

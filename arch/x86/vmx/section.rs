@@ -6,10 +6,12 @@
 use super::controls::{proc2, Controls};
 use super::entry;
 use super::field as f;
+use super::l1d::Calm;
 use super::mirror::Guest;
 use super::pml;
 use super::vcpu::{Log, Stale, VmxVcpu, Written, CR0_OURS};
 use crate::arch::x86::asid::Flush;
+use crate::arch::x86::backend::Since;
 use crate::arch::x86::insn;
 use crate::arch::x86::model::regs::efer;
 use core::sync::atomic::Ordering::Relaxed;
@@ -20,7 +22,7 @@ const PLE_WINDOW: u32 = 4096;
 
 impl VmxVcpu {
     /// See [`crate::arch::x86::backend::HwVcpu::begin_section`].
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, since: Since) {
         let Some((cpu, slot)) = self.host.cpus.current() else {
             return;
         };
@@ -73,8 +75,9 @@ impl VmxVcpu {
         if self.m.get(&self.vmcs, Guest::Efer) & efer::SCE != 0 {
             self.load_syscall();
         }
-        if let Some(fill) = &self.host.l1d {
-            entry::flush_l1d(fill);
+        if let Some(l1d) = &self.host.l1d {
+            let left = self.left.take().filter(|_| since == Since::Fault);
+            l1d.flush_unless_calm(left);
         }
     }
 
@@ -95,6 +98,7 @@ impl VmxVcpu {
         }
         self.unload_syscall();
         self.vmcs.unload();
+        self.left = self.host.l1d.as_ref().map(|_| Calm::now());
         entry::host_restore(&self.state);
         insn::guest_has_run();
     }

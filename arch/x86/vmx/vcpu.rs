@@ -12,10 +12,11 @@ use super::entry::{self, HostState, SyscallMsrs, Vmcs};
 use super::ept;
 use super::event::Injection;
 use super::field as f;
+use super::l1d::Calm;
 use super::mirror::{Guest, Mirror, LDTR, TR};
 use super::pml;
 use crate::arch::x86::asid::Asid;
-use crate::arch::x86::backend::{Field, HwCaps, HwVcpu};
+use crate::arch::x86::backend::{Field, HwCaps, HwVcpu, Since};
 use crate::arch::x86::exit::{Event, Exit, Intercepts, Windows};
 use crate::arch::x86::insn::msr;
 use crate::arch::x86::model::clock::TscRatio;
@@ -148,6 +149,8 @@ pub(crate) struct VmxVcpu {
     pub(super) dr6_live: bool,
     /// The guest writes SPEC_CTRL without exits.
     pub(super) spec_direct: bool,
+    /// The task when the last section ended, where L1D is to be flushed.
+    pub(super) left: Option<Calm>,
     /// Tells vCPUs apart, for barriers between them.
     pub(super) id: u64,
 }
@@ -204,6 +207,7 @@ impl VmxVcpu {
             dr6: DR6_INIT,
             dr6_live: false,
             spec_direct: false,
+            left: None,
             id: NEXT_ID.fetch_add(1, Relaxed),
         };
         v.set_cr0(cr0::ET);
@@ -251,8 +255,8 @@ fn accessed(v: &Segment) -> Segment {
 }
 
 impl HwVcpu for VmxVcpu {
-    fn begin_section(&mut self) {
-        self.begin();
+    fn begin_section(&mut self, since: Since) {
+        self.begin(since);
     }
 
     fn end_section(&mut self) {
