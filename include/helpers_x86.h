@@ -43,6 +43,7 @@ u64 rkvm_vmx_get_kernel_gs(void);
 void rkvm_vmx_set_kernel_gs(u64 v);
 u64 rkvm_vmx_get_dr6(void);
 void rkvm_vmx_set_dr6(u64 v);
+bool rkvm_vmx_apicv(bool possible);
 bool rkvm_vmx_wants_l1d_flush(void);
 u64 rkvm_vmx_task_events(void);
 bool rkvm_vmx_interrupted_since_flush(void);

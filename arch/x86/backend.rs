@@ -7,6 +7,7 @@
 
 use super::exit::{Event, Exit, Intercepts, Windows};
 use super::model::clock::{TscRatio, TscScaling};
+use super::model::lapic::{Hand, Vectors};
 use super::model::regs::{DescTable, Gprs, Seg, Segment};
 use crate::memory::stage2;
 use core::ffi::CStr;
@@ -262,6 +263,25 @@ pub(crate) trait HwVcpu: Send {
     }
     /// Gives them.
     fn set_pdptes(&mut self, _v: &[u64; 4]) {}
+
+    /// The processor can deliver and end the interrupts of an APIC by itself (virtual-interrupt
+    /// delivery).
+    #[inline]
+    fn delivers(&self) -> bool {
+        false
+    }
+    /// In a section: it does so from the next entry on, and begins with this; `None`: no longer.
+    fn hand_over(&mut self, _hand: Option<&Hand>) {}
+    /// After an exit while it does: IRR and ISR, if they have changed.
+    #[inline]
+    fn taken(&mut self) -> Option<(Vectors, Vectors)> {
+        None
+    }
+    /// The task priority, as far as the hardware knows of it: at least its class.
+    #[inline]
+    fn tpr(&self) -> u8 {
+        self.cr8() << 4
+    }
 
     /// The state after RESET or INIT is the caller's (it sets every register); this resets what only
     /// the backend knows: pending injection, windows, shadow, NMI mask.

@@ -21,6 +21,11 @@ pub(crate) enum Exit {
     InterruptWindow,
     /// The guest can take an NMI now, or will after one more instruction (it executes IRET).
     NmiWindow,
+    /// The guest has ended an interrupt that was delivered without us, and that others must hear of.
+    Eoi {
+        /// Its vector.
+        vector: u8,
+    },
     /// A guest-physical address was not mapped, or not with the permission needed.
     Stage2Fault {
         /// The guest-physical address, in bytes.

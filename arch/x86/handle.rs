@@ -124,6 +124,10 @@ fn exit<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, e: &Exit) -> Aft
         | Exit::MachineCheck
         | Exit::InterruptWindow
         | Exit::NmiWindow => REENTER,
+        Exit::Eoi { vector } => {
+            let step = run::eoi(ctx, vector);
+            after(ctx, view, step)
+        }
         Exit::Stage2Fault { gpa, access } => stage2_fault(ctx, view, gpa, &access),
         Exit::Io(io) => port_io(ctx, view, &io),
         Exit::Pause => {

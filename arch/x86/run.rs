@@ -100,7 +100,11 @@ pub(crate) fn enter<B: Backend>(
     if v.pv.eoi.is_over(&v.lapic) && v.pv.eoi.settle(&mut v.lapic, &Phys::quick(view)).is_err() {
         return Step::Leave(Some(Slow::Eoi(None)));
     }
-    if !v.events.is_idle() || v.lapic.pending().is_some() || v.wants_window() {
+    if v.hw.delivers() {
+        hand_over(v);
+    }
+    let mine = v.handed.is_none() && v.lapic.pending().is_some();
+    if !v.events.is_idle() || mine || v.wants_window() {
         if !inject(v, view) {
             return Step::Leave(Some(Slow::TripleFault));
         }
@@ -108,7 +112,9 @@ pub(crate) fn enter<B: Backend>(
         v.windows = Windows::default();
         v.hw.set_windows(v.windows);
     }
-    v.pv.eoi.arm(&v.lapic, view);
+    if v.handed.is_none() {
+        v.pv.eoi.arm(&v.lapic, view);
+    }
     v.show_cr8();
     if v.hw.wants_pdptes() && v.load_pdptes(&Phys::quick(view)).is_err() {
         return Step::Leave(Some(Slow::Pdptes));
@@ -118,9 +124,10 @@ pub(crate) fn enter<B: Backend>(
     v.hw.enter(&mut v.gprs);
     v.fpu.exit_pkru();
 
-    let cr8 = v.hw.cr8();
-    if cr8 != v.lapic.cr8() {
-        v.lapic.set_cr8(cr8);
+    if v.handed.is_some() {
+        take_back(v);
+    } else if v.hw.cr8() != v.lapic.cr8() {
+        v.lapic.set_cr8(v.hw.cr8());
     }
     let undelivered = match v.hw.take_undelivered() {
         Some(e) => interrupted(v, view, &e),
@@ -133,12 +140,59 @@ pub(crate) fn enter<B: Backend>(
     quick(ctx, view)
 }
 
+/// The interrupts of a local APIC that the processor looks after.
+struct Delivered;
+
+impl events::Interrupts for Delivered {
+    fn pending(&self) -> bool {
+        false
+    }
+    fn acknowledge(&mut self) -> Option<u8> {
+        None
+    }
+}
+
+/// The local APIC's interrupts become the processor's to deliver, or ours again; what has come to be
+/// known of them since the last entry, it is told.
+#[inline]
+fn hand_over<B: Backend>(v: &mut Vcpu<B>) {
+    // An interrupt whose end the guest leaves in memory has to end before.
+    let can = v.has_lapic && v.lapic.can_be_handed_over();
+    if !can || v.pv.eoi.is_armed() || v.debug.blocks_events() {
+        if v.handed.take().is_some() {
+            v.hw.hand_over(None);
+        }
+    } else if !v.handed.as_ref().is_some_and(|h| v.lapic.is_in(h)) {
+        let hand = v.lapic.hand();
+        v.hw.hand_over(Some(&hand));
+        v.handed = Some(hand);
+    }
+}
+
+/// After an exit: what the processor has delivered and ended.
+#[inline]
+fn take_back<B: Backend>(v: &mut Vcpu<B>) {
+    let tpr = v.hw.tpr();
+    if let Some((irr, isr)) = v.hw.taken() {
+        v.lapic.take_back(irr, isr, tpr);
+    } else if tpr != v.lapic.tpr() {
+        v.lapic.set_tpr(tpr);
+    } else {
+        return;
+    }
+    v.handed = Some(v.lapic.hand());
+}
+
 /// Chooses what to inject and which windows to ask for. False: triple fault.
 fn inject<B: Backend>(v: &mut Vcpu<B>, view: &View<'_>) -> bool {
     v.events.set_nmi_masked(v.hw.nmi_masked());
     let mut cpu = v.cpu();
     cpu.gif = !v.debug.blocks_events();
-    let Ok(entry) = v.events.next(cpu, &mut v.lapic) else {
+    let entry = match v.handed {
+        Some(_) => v.events.next(cpu, &mut Delivered),
+        None => v.events.next(cpu, &mut v.lapic),
+    };
+    let Ok(entry) = entry else {
         return false;
     };
     if let Some(e) = entry.inject {
@@ -273,6 +327,7 @@ fn quick<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Entered {
             ctx.vcpu.hw.set_windows(ctx.vcpu.windows);
             AGAIN
         }
+        Exit::Eoi { vector } => eoi(ctx, vector),
         Exit::Cpuid => match length(ctx.vcpu, view, Mnemonic::Cpuid) {
             Some(next) => cpuid(ctx, next),
             None => Step::Leave(Some(Slow::Exit(Exit::Cpuid))),
@@ -301,6 +356,15 @@ fn quick<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Entered {
             }
         }
         exit => Step::Leave(Some(Slow::Exit(exit))),
+    }
+}
+
+/// The end of an interrupt, which the processor has seen to already.
+pub(crate) fn eoi<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, vector: u8) -> Entered {
+    if apply(ctx, Effect::Eoi(vector)) {
+        LEAVE
+    } else {
+        AGAIN
     }
 }
 

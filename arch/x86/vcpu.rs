@@ -13,7 +13,7 @@ use super::{
     model::{
         cpuid::{CpuidTable, Dynamic, Entry, GuestFeatures},
         events::{Cpu, Events},
-        lapic::{Config, Effect, Features, Lapic, Timer},
+        lapic::{Config, Effect, Features, Hand, Lapic, Timer},
         msr::MsrState,
         regs::{cr0, efer, rflags, Gpr, Gprs, Seg, SegAttr, Segment},
         sregs::{Control, DR6_INIT, DR7_INIT},
@@ -111,6 +111,8 @@ pub(crate) struct Vcpu<B: Backend> {
     pub(crate) bsp: bool,
     /// SET_CPUID2 is refused once the guest has run.
     pub(crate) has_run: bool,
+    /// What the processor knows of the local APIC, whose interrupts it delivers.
+    pub(crate) handed: Option<Hand>,
     /// Since the last guest section.
     pub(crate) since: Since,
 }
@@ -187,6 +189,7 @@ impl<B: Backend> Vcpu<B> {
             has_lapic,
             bsp,
             has_run: false,
+            handed: None,
             since: Since::Anything,
         }? Error);
         let mut v = KBox::init(vcpu, GFP_KERNEL_ACCOUNT)?;

@@ -5,6 +5,7 @@
 pub(crate) mod check;
 pub(crate) mod controls;
 pub(crate) mod decode;
+pub(crate) mod delivery;
 mod enable;
 mod entry;
 pub(crate) mod ept;

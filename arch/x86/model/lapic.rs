@@ -11,6 +11,7 @@
 
 mod access;
 mod dest;
+mod hand;
 mod inbox;
 pub mod regs;
 mod state;
@@ -21,6 +22,7 @@ pub use dest::{
     deliver, Delivered, DeliveryMode, Identity, Irq, LogicalModel, Mode, Posted, SharedIdentity,
     Shorthand, Source, Target,
 };
+pub use hand::Hand;
 pub use inbox::{Inbox, Post, Signals};
 pub use regs::Lvt;
 pub use state::{IdMismatch, PAGE_SIZE};
@@ -362,8 +364,7 @@ impl Lapic {
         let vector = self.isr.highest()?;
         self.isr.remove(vector);
         self.update_ppr();
-        let suppressed = self.svr & svr::SUPPRESS_EOI != 0 && self.features.suppress_eoi;
-        (self.tmr.contains(vector) && !suppressed).then_some(vector)
+        (self.tmr.contains(vector) && !self.eoi_suppressed()).then_some(vector)
     }
 
     /// The requested vector of the highest priority, deliverable or not: for TPR thresholds.

@@ -34,6 +34,8 @@ pub(crate) mod proc {
 pub(crate) mod proc2 {
     /// Enable RDTSCP
     pub(crate) const RDTSCP: u32 = 1 << 3;
+    /// Virtualize x2APIC mode, and virtual-interrupt delivery
+    pub(crate) const DELIVERY: u32 = 1 << 4 | 1 << 9;
     /// PAUSE-loop exiting
     pub(crate) const PAUSE_LOOP: u32 = 1 << 10;
     /// Enable INVPCID
@@ -107,8 +109,8 @@ use Without::{Lost, LostOnDemand, Off, OnDemand, Refused};
 /// Every control that is set, or has to be clear.
 ///
 /// Not here, so off where the processor lets us: acknowledge interrupt on exit (host interrupts are
-/// taken by enabling them), posted interrupts, virtual-interrupt delivery, APIC virtualization (the
-/// local APIC's page exits), VM functions, mode-based execute, and what enables instructions
+/// taken by enabling them) and so posted interrupts, which require it; virtualization of the local APIC's
+/// page (it exits) and of its registers, VM functions, mode-based execute, and what enables instructions
 /// that guests are not shown (XSAVES, UMWAIT and its like, ENCLV).
 #[rustfmt::skip]
 pub(crate) const TABLE: &[Control] = &[
@@ -140,9 +142,11 @@ pub(crate) const TABLE: &[Control] = &[
     c(Word::Proc, 31, "activate secondary controls", Refused),
     c(Word::Proc2, 1, "enable EPT", Refused),
     c(Word::Proc2, 3, "enable RDTSCP", Lost("guests have no RDTSCP")),
+    c(Word::Proc2, 4, "virtualize x2APIC mode", LostOnDemand("guests' interrupts are delivered, and end, with exits")),
     c(Word::Proc2, 5, "enable VPID", Refused),
     c(Word::Proc2, 6, "WBINVD exiting", Lost("guests empty the host's caches at will")),
     c(Word::Proc2, 7, "unrestricted guest", Refused),
+    c(Word::Proc2, 9, "virtual-interrupt delivery", LostOnDemand("guests' interrupts are delivered, and end, with exits")),
     c(Word::Proc2, 10, "PAUSE-loop exiting", Lost("spinning guests do not yield")),
     c(Word::Proc2, 12, "enable INVPCID", Lost("guests have no INVPCID")),
     c(Word::Proc2, 17, "enable PML", LostOnDemand("the dirty log write-protects pages")),
@@ -348,9 +352,9 @@ pub(crate) fn plan(m: &Msrs, mut lost: impl FnMut(&Control)) -> Result<Plan, &'s
 }
 
 impl Plan {
-    /// The guest has this secondary control, or has it when it is asked for.
-    pub(crate) fn has2(&self, bit: u32) -> bool {
-        (self.controls.proc2 | self.proc2_on_demand) & bit != 0
+    /// The guest has these secondary controls, or has them when they are asked for.
+    pub(crate) fn has2(&self, bits: u32) -> bool {
+        (self.controls.proc2 | self.proc2_on_demand) & bits == bits
     }
 
     /// The secondary controls for what is wanted now; `asked`: those that are on demand.

@@ -71,6 +71,8 @@ pub(crate) mod reason {
     pub(crate) const PAUSE: u32 = 40;
     /// Machine check during entry
     pub(crate) const MACHINE_CHECK: u32 = 41;
+    /// An end of interrupt that others must hear of
+    pub(crate) const VIRTUALIZED_EOI: u32 = 45;
     /// EPT violation
     pub(crate) const EPT_VIOLATION: u32 = 48;
     /// EPT misconfiguration
@@ -141,6 +143,11 @@ pub(crate) const fn needs(r: u32) -> Needs {
             qualification: true,
             error: true,
             vectoring: true,
+            ..NOTHING
+        },
+        // Like a trap: the instruction is over.
+        reason::VIRTUALIZED_EOI => Needs {
+            qualification: true,
             ..NOTHING
         },
         // In the middle of whatever writes memory.
@@ -248,6 +255,9 @@ fn rare(r: &Raw) -> Exit {
         reason::INIT | reason::SIPI | reason::SMI_IO | reason::SMI => Exit::HostInterrupt,
         reason::PML_FULL => Exit::LogFull,
         reason::NMI_WINDOW => Exit::NmiWindow,
+        reason::VIRTUALIZED_EOI => Exit::Eoi {
+            vector: (r.qualification & 0xff) as u8,
+        },
         reason::TASK_SWITCH => task_switch(r),
         reason::INVD => Exit::Invd,
         reason::INVLPG => Exit::Invlpg {

@@ -65,6 +65,8 @@ pub(super) struct Host {
     pub(super) timer: u32,
     /// A prediction barrier is wanted between different guests on a CPU.
     pub(super) barrier: bool,
+    /// The processor delivers the interrupts of x2APIC guests.
+    pub(super) delivers: bool,
     /// L1D is to be flushed before guests run.
     pub(super) l1d: Option<L1d>,
 }
@@ -185,6 +187,7 @@ fn make_host(msrs: &Msrs, plan: Plan) -> Result<HwCaps> {
         constant,
         timer: u32::try_from(ticks.max(1)).unwrap_or(u32::MAX),
         barrier: insn::wants_barriers(),
+        delivers: entry::apicv(plan.has2(proc2::DELIVERY)),
         l1d: L1d::new()?,
     };
     HOST.set(Arc::new(host, GFP_KERNEL)?)?;

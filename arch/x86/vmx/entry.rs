@@ -305,6 +305,12 @@ pub(super) fn set_dr6(v: u64) {
     unsafe { bindings::rkvm_vmx_set_dr6(v & 0xffff_ffff) };
 }
 
+/// Whether the processor is to deliver interrupts: if it can, the module's parameter says.
+pub(super) fn apicv(possible: bool) -> bool {
+    // SAFETY: While the module is loading: nobody else writes the parameter.
+    unsafe { bindings::rkvm_vmx_apicv(possible) }
+}
+
 /// The host wants the first-level data cache flushed before a guest runs (L1TF).
 pub(super) fn wants_l1d_flush() -> bool {
     // SAFETY: No requirement.

@@ -61,6 +61,9 @@ impl<W, A> Field<W, A> {
     }
 }
 
+/// The EOI-exit bitmap, the lowest vectors first.
+pub(crate) const EOI_EXITS: [Field<u64, Rw>; 4] = [EOI_EXIT_0, EOI_EXIT_1, EOI_EXIT_2, EOI_EXIT_3];
+
 macro_rules! fields {
     ($($(#[$meta:meta])* $name:ident: $w:ty, $a:ty = $n:literal;)*) => { $(
         $(#[$meta])*
@@ -78,6 +81,8 @@ fields! {
     /// Virtual-processor identifier
     VPID: u16, Rw = 0x0000;
 
+    /// Guest interrupt status
+    INTERRUPT_STATUS: u16, Rw = 0x0810;
     /// PML index
     PML_INDEX: u16, Rw = 0x0812;
 
@@ -106,6 +111,14 @@ fields! {
     VIRTUAL_APIC: u64, Rw = 0x2012;
     /// EPT pointer
     EPTP: u64, Rw = 0x201a;
+    /// EOI-exit bitmap 0
+    EOI_EXIT_0: u64, Rw = 0x201c;
+    /// EOI-exit bitmap 1
+    EOI_EXIT_1: u64, Rw = 0x201e;
+    /// EOI-exit bitmap 2
+    EOI_EXIT_2: u64, Rw = 0x2020;
+    /// EOI-exit bitmap 3
+    EOI_EXIT_3: u64, Rw = 0x2022;
     /// TSC multiplier
     TSC_MULTIPLIER: u64, Rw = 0x2032;
     /// Guest-physical address

@@ -340,6 +340,17 @@ void rkvm_vmx_set_dr6(u64 v)
 	set_debugreg((unsigned long)v, 6);
 }
 
+static bool apicv = true;
+module_param(apicv, bool, 0444);
+MODULE_PARM_DESC(apicv, "VMX: the processor delivers interrupts to guests in x2APIC mode, and ends them, by itself where it can (default: yes)");
+
+/* As for KVM's own parameter, what is read says what is so. */
+bool rkvm_vmx_apicv(bool possible)
+{
+	apicv = apicv && possible;
+	return apicv;
+}
+
 bool rkvm_vmx_wants_l1d_flush(void)
 {
 	return boot_cpu_has_bug(X86_BUG_L1TF) && !cpu_mitigations_off();

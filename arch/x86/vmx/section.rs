@@ -151,6 +151,12 @@ impl VmxVcpu {
         v.put(&f::PLE_GAP, PLE_GAP);
         v.put(&f::PLE_WINDOW, PLE_WINDOW);
 
+        if self.host.delivers {
+            v.put(&f::INTERRUPT_STATUS, self.delivery.status);
+            for (field, bits) in f::EOI_EXITS.iter().zip(self.delivery.eoi_exits) {
+                v.put(field, bits);
+            }
+        }
         if let Some(log) = &self.log {
             v.put(&f::PML_ADDRESS, log.phys());
             v.put(&f::PML_INDEX, pml::FIRST);
@@ -183,6 +189,9 @@ impl VmxVcpu {
         }
         if self.log.as_ref().is_some_and(Log::on) {
             asked |= proc2::PML;
+        }
+        if self.delivery.on {
+            asked |= proc2::DELIVERY;
         }
         Written {
             proc: plan.proc(&self.wanted, self.windows),

@@ -7,6 +7,7 @@ mod events;
 use super::check::{self, interruptibility, pending, State};
 use super::controls::{entry as entry_control, proc2};
 use super::decode::{self, reason, Raw};
+use super::delivery::{self, Delivery, VTPR};
 use super::enable::{self, Host};
 use super::entry::{self, HostState, SyscallMsrs, Vmcs};
 use super::ept;
@@ -20,6 +21,7 @@ use crate::arch::x86::backend::{Field, HwCaps, HwVcpu, Since};
 use crate::arch::x86::exit::{Event, Exit, Intercepts, Windows};
 use crate::arch::x86::insn::msr;
 use crate::arch::x86::model::clock::TscRatio;
+use crate::arch::x86::model::lapic::{Hand, Vectors};
 use crate::arch::x86::model::msr::permission;
 use crate::arch::x86::model::regs::{
     cr0, cr4, efer, rflags, vector, DescTable, Gpr, Gprs, Seg, Segment,
@@ -41,9 +43,6 @@ const CR4_PAGING: u64 =
 pub(super) const EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
 /// CPU number of a vCPU that has not run.
 const NO_CPU: u32 = u32::MAX;
-/// Where the task priority is in the virtual-APIC page.
-const VTPR: usize = 0x80;
-
 /// What an entry has to see to first, in rising order: each includes those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stale {
@@ -149,6 +148,8 @@ pub(crate) struct VmxVcpu {
     pub(super) dr6_live: bool,
     /// The guest writes SPEC_CTRL without exits.
     pub(super) spec_direct: bool,
+    /// The processor delivers interrupts, or does not.
+    pub(super) delivery: Delivery,
     /// The task when the last section ended, where L1D is to be flushed.
     pub(super) left: Option<Calm>,
     /// Tells vCPUs apart, for barriers between them.
@@ -207,6 +208,7 @@ impl VmxVcpu {
             dr6: DR6_INIT,
             dr6_live: false,
             spec_direct: false,
+            delivery: Delivery::default(),
             left: None,
             id: NEXT_ID.fetch_add(1, Relaxed),
         };
@@ -238,6 +240,19 @@ impl VmxVcpu {
             _ => entry_control::LONG_MODE,
         };
         self.host.plan.controls.entry | long
+    }
+
+    /// Delivery's fields go to the VMCS, which has `old`.
+    pub(super) fn put_delivery(&self, old: &Delivery) {
+        let new = &self.delivery;
+        if new.status != old.status {
+            self.vmcs.put(&f::INTERRUPT_STATUS, new.status);
+        }
+        if new.eoi_exits != old.eoi_exits {
+            for (field, bits) in f::EOI_EXITS.iter().zip(new.eoi_exits) {
+                self.vmcs.put(field, bits);
+            }
+        }
     }
 
     fn is_64bit(&self) -> bool {
@@ -597,6 +612,34 @@ impl HwVcpu for VmxVcpu {
     }
     fn flush_linear(&mut self, _addr: u64) {
         self.mark(Stale::Linear);
+    }
+
+    #[inline]
+    fn delivers(&self) -> bool {
+        self.host.delivers
+    }
+    fn hand_over(&mut self, hand: Option<&Hand>) {
+        let old = self.delivery;
+        self.delivery.on = hand.is_some();
+        if let Some(hand) = hand {
+            self.delivery.give(&mut self.apic, hand);
+            self.put_delivery(&old);
+        }
+        if self.delivery.on != old.on {
+            let exits = !self.delivery.on;
+            let _ = permission::vmx_set(&mut self.bitmap[..], delivery::TPR, exits, exits);
+            let _ = permission::vmx_set(&mut self.bitmap[..], delivery::EOI, true, exits);
+            self.mark(Stale::Controls);
+        }
+    }
+    #[inline]
+    fn taken(&mut self) -> Option<(Vectors, Vectors)> {
+        let status = self.vmcs.get(&f::INTERRUPT_STATUS);
+        self.delivery.taken(&self.apic, status)
+    }
+    #[inline]
+    fn tpr(&self) -> u8 {
+        self.apic.get(VTPR).copied().unwrap_or(0)
     }
 
     fn broken_rule(&self) -> Option<&'static CStr> {

@@ -34,6 +34,7 @@ pub mod arch {
             pub(crate) mod check;
             pub(crate) mod controls;
             pub(crate) mod decode;
+            pub(crate) mod delivery;
             pub(crate) mod ept;
             pub(crate) mod event;
             pub(crate) mod field;
@@ -93,6 +94,8 @@ pub mod host {
 
 pub mod ioctls;
 
+#[cfg(test)]
+mod delivery_tests;
 #[cfg(test)]
 mod dirty_tests;
 #[cfg(test)]

@@ -259,10 +259,11 @@ mod capabilities {
         // No A/D bits, no INVPCID.
         let arrandale = bochs(0xff, 0xf01_0611_4141, 0x7f);
         let p = controls::plan(&arrandale, |c| lost.push(c.name)).unwrap();
-        assert!(!p.ept_track);
+        assert!(!p.ept_track && !p.has2(proc2::DELIVERY));
         assert_eq!(
             lost,
             [
+                "virtual-interrupt delivery",
                 "PAUSE-loop exiting",
                 "enable INVPCID",
                 "enable PML",
@@ -391,7 +392,11 @@ mod capabilities {
         assert_eq!(wants(Intercepts { invlpg: true, ..d }), 1 << 9);
         assert_eq!(p.proc2(&d, 0), p.controls.proc2 & !(1 << 10));
         // What the processor lacks stays off, whoever asks.
-        assert_eq!(p.proc2(&d, u32::MAX), p.proc2(&d, 0));
+        assert_eq!(p.proc2(&d, !proc2::DELIVERY), p.proc2(&d, 0));
+        assert_eq!(
+            p.proc2(&d, proc2::DELIVERY) ^ p.proc2(&d, 0),
+            1 << 4 | 1 << 9
+        );
         let p = controls::plan(&skylake(), |_| {}).unwrap();
         assert_eq!(p.proc2(&d, proc2::TSC_SCALING) ^ p.proc2(&d, 0), 1 << 25);
         assert_eq!(p.proc2(&d, proc2::PML) ^ p.proc2(&d, 0), 1 << 17);

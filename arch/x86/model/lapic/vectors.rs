@@ -73,6 +73,12 @@ impl Vectors {
         (if index & 1 == 0 { word } else { word >> 32 } & 0xffff_ffff) as u32
     }
 
+    /// All, the lowest first.
+    #[inline]
+    pub const fn words(&self) -> [u64; 4] {
+        self.words
+    }
+
     /// Replaces the 32 vectors from `32 * index` on; `index` counts modulo 8.
     pub fn set_reg(&mut self, index: usize, value: u32) {
         let word = index >> 1 & 3;

@@ -4,6 +4,7 @@
 
 mod code;
 mod debug;
+mod delivery;
 mod dirty;
 mod entry;
 mod events;
@@ -34,6 +35,7 @@ pub const AREAS: &[(&str, &[crate::harness::Test])] = &[
     ("debug", debug::TESTS),
     ("msrs", msrs::TESTS),
     ("lapic", lapic::TESTS),
+    ("delivery", delivery::TESTS),
     ("pv_eoi", pv_eoi::TESTS),
     ("smp", smp::TESTS),
     ("msi", msi::TESTS),

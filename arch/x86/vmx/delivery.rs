@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Virtual-interrupt delivery: the processor takes the interrupts that the local APIC has requested to
+//! the guest, and ends them, without exits.
+//!
+//! Intel SDM vol. 3C 26.4.2 (guest interrupt status), 26.6.8 (EOI-exit bitmap), 31.1 and 31.2 (the
+//! virtual-APIC page and how it is used). Only for guests in x2APIC mode, whose task priority and EOI are
+//! MSRs; of the page's registers they reach no other without an exit. Pure.
+
+use crate::arch::x86::model::lapic::{Hand, Vectors};
+
+/// The page.
+pub(crate) type Page = [u8; 4096];
+
+/// The MSRs of the task priority, and of the end of interrupt, which is write-only.
+pub(crate) const TPR: u32 = 0x808;
+/// See [`TPR`].
+pub(crate) const EOI: u32 = 0x80b;
+
+/// In the page, as in an APIC's.
+pub(crate) const VTPR: usize = 0x80;
+const VISR: usize = 0x100;
+const VIRR: usize = 0x200;
+
+/// Where delivery stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    /// The processor delivers.
+    pub(crate) on: bool,
+    /// Guest interrupt status: the highest vector requested (bits 7:0), and in service.
+    pub(crate) status: u16,
+    /// The vectors whose end exits.
+    pub(crate) eoi_exits: [u64; 4],
+}
+
+impl Delivery {
+    /// The processor gets what is in `hand`: the page, and the fields here.
+    pub(crate) fn give(&mut self, page: &mut Page, hand: &Hand) {
+        let (requested, serviced) = hand.highest();
+        self.status = u16::from_le_bytes([requested, serviced]);
+        self.eoi_exits = hand.eoi_exits.words();
+        if let Some(tpr) = page.get_mut(VTPR) {
+            *tpr = hand.tpr;
+        }
+        put(page, VIRR, &hand.irr);
+        put(page, VISR, &hand.isr);
+    }
+
+    /// What the processor has requested and in service now that its status is `status`, if that differs.
+    ///
+    /// The same status means the same vectors: none is added but by [`Self::give`] (self-IPIs exit), each
+    /// delivery lowers the one half, and each end the other, or there was nothing to end.
+    #[inline]
+    pub(crate) fn taken(&mut self, page: &Page, status: u16) -> Option<(Vectors, Vectors)> {
+        if status == self.status {
+            return None;
+        }
+        self.status = status;
+        Some((get(page, VIRR), get(page, VISR)))
+    }
+}
+
+/// 256 bits, in eight registers of 32, each in 16 bytes.
+fn put(page: &mut Page, at: usize, v: &Vectors) {
+    let regs = page.get_mut(at..).unwrap_or_default().chunks_exact_mut(16);
+    for (i, reg) in regs.take(8).enumerate() {
+        if let Some(reg) = reg.first_chunk_mut() {
+            *reg = v.reg(i).to_le_bytes();
+        }
+    }
+}
+
+fn get(page: &Page, at: usize) -> Vectors {
+    let mut v = Vectors::EMPTY;
+    let regs = page.get(at..).unwrap_or_default().chunks_exact(16);
+    for (i, reg) in regs.take(8).enumerate() {
+        if let Some(reg) = reg.first_chunk() {
+            v.set_reg(i, u32::from_le_bytes(*reg));
+        }
+    }
+    v
+}
