@@ -237,6 +237,17 @@ pub(crate) trait HwVcpu: Send {
     /// The scale: 1 unless [`HwCaps::tsc_scaling`].
     fn set_tsc_ratio(&mut self, _ratio: TscRatio) {}
 
+    /// The hardware counts the host's TSC down while the guest runs, halted or not, and the guest's has
+    /// the same frequency: [`HwVcpu::stay`] has an effect.
+    #[inline]
+    fn counts_down(&self) -> bool {
+        false
+    }
+    /// In a section, or nothing happens: entries are to last no longer than this, in ticks of the TSC
+    /// ([`Exit::TimeIsUp`]); `u64::MAX`: than the hardware's bound.
+    #[inline]
+    fn stay(&mut self, _ticks: u64) {}
+
     /// Drops every cached translation of this vCPU before the next entry.
     fn flush_tlb(&mut self);
     /// Drops one linear address' cached translations (guest's INVLPG), before the next entry.

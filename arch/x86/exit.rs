@@ -11,6 +11,8 @@ use super::model::regs::{Exception, Gpr};
 pub(crate) enum Exit {
     /// A host interrupt (or SMI, INIT) is pending; it is taken when the guest section ends.
     HostInterrupt,
+    /// The guest has run as long as [`super::backend::HwVcpu::stay`] lets it, or the hardware's bound.
+    TimeIsUp,
     /// The processor has no more room to log writes in; the section's end makes some.
     LogFull,
     /// A host NMI is pending or was taken.

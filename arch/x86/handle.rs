@@ -119,6 +119,7 @@ fn shutdown<B: Backend>(v: &mut Vcpu<B>) -> Next<UserExit> {
 fn exit<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>, e: &Exit) -> After {
     match *e {
         Exit::HostInterrupt
+        | Exit::TimeIsUp
         | Exit::HostNmi
         | Exit::LogFull
         | Exit::MachineCheck
@@ -462,9 +463,7 @@ pub(crate) fn init<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) {
         MpState::InitReceived
     };
     ctx.core.shared.identity.publish(v.lapic.identity());
-    let tsc = &v.tsc;
-    v.alarm
-        .set(super::model::lapic::Timer::Cancel, |d| tsc.ns_until(d));
+    v.set_alarm(super::model::lapic::Timer::Cancel);
 }
 
 /// Start-up: runs from page `vector` in real mode.

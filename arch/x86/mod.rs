@@ -375,6 +375,7 @@ impl<B: Backend> Family for X86<B> {
                 handle::startup(ctx.vcpu, vector);
             }
         }
+        run::see_deadline(ctx);
         let v = &mut *ctx.vcpu;
         match v.mp_state {
             MpState::Runnable => {}
@@ -383,6 +384,8 @@ impl<B: Backend> Family for X86<B> {
                     if v.wants_window() && v.events.ready_for_extint(v.cpu()) {
                         return Ok(Poll::ToUser(UserExit::IrqWindow));
                     }
+                    let tsc = &v.tsc;
+                    v.alarm.sleeps(|at| tsc.ns_until(at));
                     return Ok(Poll::Block);
                 }
                 v.mp_state = MpState::Runnable;

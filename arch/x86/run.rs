@@ -44,10 +44,7 @@ pub(crate) fn apply<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, effect: Effect) -> bo
                 return true;
             }
         }
-        Effect::Timer(t) => {
-            let tsc = &ctx.vcpu.tsc;
-            ctx.vcpu.alarm.set(t, |deadline| tsc.ns_until(deadline));
-        }
+        Effect::Timer(t) => ctx.vcpu.set_alarm(t),
         Effect::Identity(i) => ctx.core.shared.identity.publish(i),
     }
     false
@@ -77,8 +74,24 @@ pub(crate) fn take_signals<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, nmi: u8, timer
     if timer {
         let now = ctx.vcpu.tsc.clock();
         let next = ctx.vcpu.lapic.timer_fired(now);
-        let tsc = &ctx.vcpu.tsc;
-        ctx.vcpu.alarm.set(next, |deadline| tsc.ns_until(deadline));
+        ctx.vcpu.set_alarm(next);
+    }
+}
+
+/// The deadline that the processor is to ring at: if it is over, the timer fires, and else the next entry
+/// lasts no longer.
+// Out of line, as the two below: most vCPUs' entries have no need of it.
+#[inline(never)]
+pub(crate) fn see_deadline<B: Backend>(ctx: &mut Ctx<'_, X86<B>>) {
+    let v = &mut *ctx.vcpu;
+    if let Some(at) = v.alarm.deadline() {
+        let left = at.saturating_sub(v.tsc.now());
+        if left != 0 {
+            v.hw.stay(left);
+        } else {
+            v.hw.stay(u64::MAX);
+            take_signals(ctx, 0, true);
+        }
     }
 }
 
@@ -95,6 +108,9 @@ pub(crate) fn enter<B: Backend>(
     }
     if drain(ctx) {
         return LEAVE;
+    }
+    if ctx.vcpu.alarm.deadline().is_some() {
+        see_deadline(ctx);
     }
     let v = &mut *ctx.vcpu;
     if v.pv.eoi.is_over(&v.lapic) && v.pv.eoi.settle(&mut v.lapic, &Phys::quick(view)).is_err() {
@@ -154,7 +170,7 @@ impl events::Interrupts for Delivered {
 
 /// The local APIC's interrupts become the processor's to deliver, or ours again; what has come to be
 /// known of them since the last entry, it is told.
-#[inline]
+#[inline(never)]
 fn hand_over<B: Backend>(v: &mut Vcpu<B>) {
     // An interrupt whose end the guest leaves in memory has to end before.
     let can = v.has_lapic && v.lapic.can_be_handed_over();
@@ -170,7 +186,7 @@ fn hand_over<B: Backend>(v: &mut Vcpu<B>) {
 }
 
 /// After an exit: what the processor has delivered and ended.
-#[inline]
+#[inline(never)]
 fn take_back<B: Backend>(v: &mut Vcpu<B>) {
     let tpr = v.hw.tpr();
     if let Some((irr, isr)) = v.hw.taken() {
@@ -313,6 +329,16 @@ fn interrupted<B: Backend>(v: &Vcpu<B>, view: &View<'_>, e: &Event) -> Option<In
 fn quick<B: Backend>(ctx: &mut Ctx<'_, X86<B>>, view: &View<'_>) -> Entered {
     match ctx.vcpu.hw.exit() {
         Exit::HostInterrupt | Exit::HostNmi | Exit::LogFull => LEAVE,
+        Exit::TimeIsUp => {
+            let v = &mut *ctx.vcpu;
+            match v.alarm.deadline() {
+                Some(at) if at <= v.tsc.now() => return AGAIN,
+                Some(_) => {}
+                // One that was taken back.
+                None => v.hw.stay(u64::MAX),
+            }
+            LEAVE
+        }
         Exit::InterruptWindow => {
             ctx.vcpu.windows.interrupt = false;
             ctx.vcpu.hw.set_windows(ctx.vcpu.windows);

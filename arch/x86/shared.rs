@@ -86,6 +86,17 @@ impl Mail {
 pub(crate) struct Alarm {
     mail: Arc<Mail>,
     armed: Option<ArcHrTimerHandle<Mail>>,
+    /// The guest's TSC at which it is to ring, by the processor while the guest runs.
+    deadline: Option<u64>,
+}
+
+/// Who rings at a deadline of the TSC.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Ringer {
+    /// The host's timer
+    Host,
+    /// The processor's, while the guest runs; the host's while the vCPU sleeps.
+    Processor,
 }
 
 /// The monotonic clock, in ns: the one that the APIC timer runs by.
@@ -102,18 +113,47 @@ impl Alarm {
 
     /// A quiet one.
     pub(crate) fn new(mail: Arc<Mail>) -> Self {
-        Self { mail, armed: None }
+        Self {
+            mail,
+            armed: None,
+            deadline: None,
+        }
     }
 
-    /// Does what the model asks for. `deadline_ns` turns a guest TSC into a time from now, in ns.
-    pub(crate) fn set(&mut self, t: Timer, until: impl FnOnce(u64) -> u64) {
+    /// Does what the model asks for. `until` turns a guest TSC into a time from now, in ns.
+    pub(crate) fn set(&mut self, t: Timer, ringer: Ringer, until: impl FnOnce(u64) -> u64) {
         // Dropping the handle stops the timer, and waits for a callback that runs.
         self.armed = None;
+        self.deadline = None;
         let delta = match t {
             Timer::Cancel => return,
             Timer::ArmNs(at) => at.saturating_sub(now_ns()),
+            Timer::ArmTsc(at) if ringer == Ringer::Processor => {
+                self.deadline = Some(at);
+                return;
+            }
             Timer::ArmTsc(at) => until(at),
         };
+        self.start(delta);
+    }
+
+    /// The deadline, if the processor is to ring at it.
+    #[inline]
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        self.deadline
+    }
+
+    /// The vCPU is about to sleep: the host's timer rings. That it goes on when something else has woken
+    /// the vCPU does no harm.
+    pub(crate) fn sleeps(&mut self, until: impl FnOnce(u64) -> u64) {
+        if let Some(at) = self.deadline {
+            self.armed = None;
+            self.start(until(at));
+        }
+    }
+
+    /// Rings in so many ns.
+    fn start(&mut self, delta: u64) {
         if delta == 0 {
             self.mail.inbox.post_timer();
             return;

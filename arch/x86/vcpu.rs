@@ -20,7 +20,7 @@ use super::{
         walk::Paging,
     },
     pv::Pv,
-    shared::{Alarm, Mail},
+    shared::{Alarm, Mail, Ringer},
     time::Tsc,
     vm::VmState,
 };
@@ -211,6 +211,16 @@ impl<B: Backend> Vcpu<B> {
             armed @ Timer::ArmTsc(_) => Effect::Timer(armed),
             _ => Effect::None,
         }
+    }
+
+    /// Does what the local APIC's timer asks for.
+    pub(crate) fn set_alarm(&mut self, t: Timer) {
+        let ringer = match self.hw.counts_down() {
+            true => Ringer::Processor,
+            false => Ringer::Host,
+        };
+        let tsc = &self.tsc;
+        self.alarm.set(t, ringer, |at| tsc.ns_until(at));
     }
 
     /// What the local APIC offers, by the guest's CPUID.

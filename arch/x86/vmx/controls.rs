@@ -6,6 +6,12 @@
 
 use crate::arch::x86::exit::{Intercepts, Windows};
 
+/// Pin-based controls (26.6.1).
+mod pin {
+    /// VMX-preemption timer
+    pub(super) const TIMER: u32 = 1 << 6;
+}
+
 /// Primary processor-based controls (26.6.2).
 pub(crate) mod proc {
     /// Interrupt-window exiting
@@ -352,6 +358,21 @@ pub(crate) fn plan(m: &Msrs, mut lost: impl FnMut(&Control)) -> Result<Plan, &'s
 }
 
 impl Plan {
+    /// There is a preemption timer.
+    pub(crate) fn has_timer(&self) -> bool {
+        self.controls.pin & pin::TIMER != 0
+    }
+
+    /// What it begins from in order not to be over before so many ticks of the TSC, nor much later; as much
+    /// as it holds if they are too many. It counts when a bit of the TSC changes, so the first count may
+    /// come at once (25.5.1).
+    #[inline]
+    pub(crate) fn timer_value(&self, ticks: u64) -> u32 {
+        let counts = ticks >> (self.timer_shift & 0x1f);
+        // One for the rest, and one for what comes at once.
+        u32::try_from(counts.saturating_add(2)).unwrap_or(u32::MAX)
+    }
+
     /// The guest has these secondary controls, or has them when they are asked for.
     pub(crate) fn has2(&self, bits: u32) -> bool {
         (self.controls.proc2 | self.proc2_on_demand) & bits == bits

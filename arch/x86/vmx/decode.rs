@@ -235,7 +235,8 @@ const fn low16(v: u64) -> u16 {
 #[inline]
 pub(crate) fn exit(r: &Raw, next_rip: impl Fn() -> Option<u64>) -> Exit {
     match r.reason {
-        reason::INTERRUPT | reason::TIMER => Exit::HostInterrupt,
+        reason::INTERRUPT => Exit::HostInterrupt,
+        reason::TIMER => Exit::TimeIsUp,
         reason::EPT_VIOLATION => ept_violation(r),
         reason::CPUID => Exit::Cpuid,
         reason::RDMSR => Exit::Rdmsr,

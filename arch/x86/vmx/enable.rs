@@ -61,14 +61,23 @@ pub(super) struct Host {
     pub(super) limits: Limits,
     /// The host's state, as far as it is the same everywhere.
     pub(super) constant: HostState,
-    /// What the preemption timer begins from.
-    pub(super) timer: u32,
+    /// What the preemption timer begins from at most.
+    timer: u32,
     /// A prediction barrier is wanted between different guests on a CPU.
     pub(super) barrier: bool,
     /// The processor delivers the interrupts of x2APIC guests.
     pub(super) delivers: bool,
     /// L1D is to be flushed before guests run.
     pub(super) l1d: Option<L1d>,
+}
+
+impl Host {
+    /// What the preemption timer begins from, for a stay in the guest of so many ticks of the TSC, if that is
+    /// not too long.
+    #[inline]
+    pub(super) fn stay(&self, ticks: u64) -> u32 {
+        self.plan.timer_value(ticks).min(self.timer)
+    }
 }
 
 static HOST: RcuSlot<Host> = RcuSlot::new();

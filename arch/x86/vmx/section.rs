@@ -147,7 +147,7 @@ impl VmxVcpu {
         v.put(&f::ENTRY_EVENT, 0);
         v.put(&f::CR0_MASK, CR0_OURS);
         v.put(&f::CR4_MASK, u64::MAX);
-        v.put(&f::TIMER, self.host.timer);
+        v.put(&f::TIMER, self.timer);
         v.put(&f::PLE_GAP, PLE_GAP);
         v.put(&f::PLE_WINDOW, PLE_WINDOW);
 

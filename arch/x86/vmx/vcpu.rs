@@ -148,6 +148,8 @@ pub(crate) struct VmxVcpu {
     pub(super) dr6_live: bool,
     /// The guest writes SPEC_CTRL without exits.
     pub(super) spec_direct: bool,
+    /// What the preemption timer begins from.
+    pub(super) timer: u32,
     /// The processor delivers interrupts, or does not.
     pub(super) delivery: Delivery,
     /// The task when the last section ended, where L1D is to be flushed.
@@ -167,6 +169,7 @@ impl VmxVcpu {
             true => Some(Log::new()?),
             false => None,
         };
+        let timer = host.stay(u64::MAX);
         let mut bitmap = HwPage::<[u8; 4096]>::new()?;
         bitmap.fill(0xff);
         let mut m = KBox::new(Mirror::new(), GFP_KERNEL)?;
@@ -208,6 +211,7 @@ impl VmxVcpu {
             dr6: DR6_INIT,
             dr6_live: false,
             spec_direct: false,
+            timer,
             delivery: Delivery::default(),
             left: None,
             id: NEXT_ID.fetch_add(1, Relaxed),
@@ -604,6 +608,20 @@ impl HwVcpu for VmxVcpu {
         if let Some(log) = self.log.as_mut().filter(|log| log.next != pml::FIRST) {
             pml::logged(&log.page, log.next).for_each(page);
             log.next = pml::FIRST;
+        }
+    }
+
+    #[inline]
+    fn counts_down(&self) -> bool {
+        // MWAIT of the guest's own could take the processor to where it does not count.
+        self.host.plan.has_timer() && self.wanted.mwait && self.tsc_ratio.is_one()
+    }
+    #[inline]
+    fn stay(&mut self, ticks: u64) {
+        let timer = self.host.stay(ticks);
+        if timer != self.timer && self.vmcs.is_current() {
+            self.timer = timer;
+            self.vmcs.put(&f::TIMER, timer);
         }
     }
 

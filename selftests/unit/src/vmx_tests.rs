@@ -288,6 +288,26 @@ mod capabilities {
     }
 
     #[test]
+    fn the_preemption_timer_is_not_early() {
+        let mut p = controls::plan(&haswell(), |_| {}).unwrap();
+        assert!(p.has_timer());
+        for shift in [0, 5, 31] {
+            p.timer_shift = shift;
+            for ticks in [0, 1, 31, 32, 33, 1000, 1 << 31, (1 << 32) - 3, u64::MAX] {
+                let value = u64::from(p.timer_value(ticks));
+                // The first count comes with the next change of the bit, the others a whole period apart.
+                let (soonest, latest) = ((value - 1) << shift, value << shift);
+                if value < u64::from(u32::MAX) {
+                    assert!(soonest >= ticks, "{ticks} by {shift}");
+                    assert!(latest - ticks <= 2 << shift, "{ticks} by {shift}");
+                } else {
+                    assert!(ticks >> shift >= (1 << 32) - 3, "{ticks} by {shift}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn nothing_forbidden_is_set_and_nothing_required_clear() {
         for m in [haswell(), skylake()] {
             let p = controls::plan(&m, |_| {}).unwrap();

@@ -27,6 +27,9 @@ tests![
     timer_periodic,
     timer_deadline,
     timer_deadline_in_the_past,
+    timer_deadline_is_kept,
+    timer_deadline_wakes_hlt,
+    timer_deadline_over_user_space,
     timer_masked,
     timer_stops,
     timer_wakes_hlt,
@@ -478,6 +481,90 @@ fn timer_deadline() -> Outcome {
         "IA32_TSC_DEADLINE is 0 when it has fired: {r:x?}"
     );
     assert_eq!(m.log().len(), 5);
+    Ok(())
+}
+
+/// The guest runs without exits: the interrupt is not early, and soon after its time.
+fn timer_deadline_is_kept() -> Outcome {
+    let (m, r) = run(|a| {
+        x2apic_on(a)?;
+        kit::wrmsr(a, 0x832, 0x4_0045)?;
+        a.sti()?;
+        for i in 1..=5 {
+            // RBX: the deadline.
+            deadline(a, 700_000)?;
+            a.shl(rdx, 32)?;
+            a.mov(ebx, eax)?;
+            a.or(rbx, rdx)?;
+            await_count(a, 0x45, i)?;
+            a.rdtsc()?;
+            a.shl(rdx, 32)?;
+            a.or(rax, rdx)?;
+            a.sub(rax, rbx)?;
+            kit::result(a)?;
+        }
+        Ok(())
+    });
+    assert_eq!(m.log().len(), 5);
+    assert!(r.iter().all(|late| *late < 1 << 31), "early: {r:x?}");
+    // Sometimes the host is busy.
+    assert!(r.iter().any(|late| *late < 1_000_000), "{r:?}");
+    Ok(())
+}
+
+/// A halted vCPU's deadline: the first wakes it, one that is taken back does not, another interrupt comes in
+/// time.
+fn timer_deadline_wakes_hlt() -> Outcome {
+    let (m, r) = run(|a| {
+        x2apic_on(a)?;
+        kit::wrmsr(a, 0x832, 0x4_0045)?;
+        for i in 1..=3 {
+            a.cli()?;
+            deadline(a, 3_000_000)?;
+            a.sti()?;
+            a.hlt()?;
+            kit::count(a, 0x45)?;
+            // To be woken by something else, long before.
+            a.cli()?;
+            deadline(a, 2_000_000_000)?;
+            kit::wrmsr(a, 0x83f, 0x60)?;
+            a.sti()?;
+            a.hlt()?;
+            await_count(a, 0x60, i)?;
+            kit::wrmsr(a, 0x6e0, 0)?;
+        }
+        delay(a, 1_000_000)
+    });
+    assert_eq!(r, [1, 2, 3]);
+    assert_eq!(m.log(), [0x45, 0x60, 0x45, 0x60, 0x45, 0x60]);
+    Ok(())
+}
+
+/// It passes while user space is at work: the interrupt comes with the next KVM_RUN.
+fn timer_deadline_over_user_space() -> Outcome {
+    let mut m = Machine::new(Mode::Long, |a| {
+        x2apic_on(a)?;
+        kit::wrmsr(a, 0x832, 0x4_0045)?;
+        a.sti()?;
+        for i in 1..=3 {
+            deadline(a, 1_000_000)?;
+            a.out(0x50, al)?;
+            a.nop()?;
+            kit::count(a, 0x45)?;
+            await_count(a, 0x45, i)?;
+            kit::rdmsr(a, 0x6e0)?;
+        }
+        kit::done_after(a)
+    })?;
+    let mut exits = 0;
+    let r = m.cpu().run_with(|_, e| {
+        if matches!(e, Exit::Out { port: 0x50, .. }) {
+            exits += 1;
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        true
+    });
+    assert_eq!((exits, r), (3, vec![1, 0, 0, 2, 0, 0, 3, 0, 0]));
     Ok(())
 }
 
