@@ -307,7 +307,7 @@ pub(super) fn set_dr6(v: u64) {
 
 /// Whether the processor is to deliver interrupts: if it can, the module's parameter says.
 pub(super) fn apicv(possible: bool) -> bool {
-    // SAFETY: While the module is loading: nobody else writes the parameter.
+    // SAFETY: While the module is loading: the parameter is written no more, and nobody reads it yet.
     unsafe { bindings::rkvm_vmx_apicv(possible) }
 }
 

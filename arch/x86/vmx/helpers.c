@@ -341,14 +341,27 @@ void rkvm_vmx_set_dr6(u64 v)
 }
 
 static bool apicv = true;
-module_param(apicv, bool, 0444);
+static bool apicv_in_use;
+
+/* As of KVM's own parameter, what is read says what is so: on AMD, no. */
+static int get_apicv(char *buffer, const struct kernel_param *kp)
+{
+	return scnprintf(buffer, PAGE_SIZE, "%c\n", apicv_in_use ? 'Y' : 'N');
+}
+
+static const struct kernel_param_ops apicv_ops = {
+	.flags = KERNEL_PARAM_OPS_FL_NOARG,
+	.set = param_set_bool,
+	.get = get_apicv,
+};
+
+module_param_cb(apicv, &apicv_ops, &apicv, 0444);
 MODULE_PARM_DESC(apicv, "VMX: the processor delivers interrupts to guests in x2APIC mode, and ends them, by itself where it can (default: yes)");
 
-/* As for KVM's own parameter, what is read says what is so. */
 bool rkvm_vmx_apicv(bool possible)
 {
-	apicv = apicv && possible;
-	return apicv;
+	apicv_in_use = apicv && possible;
+	return apicv_in_use;
 }
 
 bool rkvm_vmx_wants_l1d_flush(void)
