@@ -303,6 +303,13 @@ impl Controls {
     }
 }
 
+/// The names of the controls that are required, and that the processor lacks.
+pub(crate) fn missing(m: &Msrs) -> impl Iterator<Item = &'static str> + '_ {
+    let lacks =
+        |c: &&Control| c.without == Without::Refused && m.of(c.word).1 & 1 << (c.bit & 31) == 0;
+    TABLE.iter().filter(lacks).map(|c| c.name)
+}
+
 /// Plans the controls. `lost` hears of what is missing that is only wanted.
 ///
 /// # Errors

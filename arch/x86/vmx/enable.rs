@@ -117,6 +117,9 @@ fn plan(m: &Msrs) -> Result<Plan> {
     };
     controls::plan(m, lost).map_err(|what| {
         pr_err!("this processor's VMX lacks what rkvm needs: {}\n", what);
+        for also in controls::missing(m).filter(|name| *name != what) {
+            pr_err!("this processor's VMX lacks what rkvm needs: {}\n", also);
+        }
         ENODEV
     })
 }

@@ -285,6 +285,9 @@ mod capabilities {
         // No secondary controls to speak of.
         let penryn = bochs(0x41, 0, 0x3f);
         assert_eq!(controls::plan(&penryn, |_| {}), Err("enable EPT"));
+        let missing: Vec<_> = controls::missing(&penryn).collect();
+        assert_eq!(missing, ["enable EPT", "enable VPID", "unrestricted guest"]);
+        assert_eq!(controls::missing(&haswell()).count(), 0);
     }
 
     #[test]
