@@ -102,7 +102,7 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
 pub(crate) enum Since {
     /// Anything: user space has run, an instruction was emulated.
     Anything,
-    /// A stage-2 fault was resolved, and nothing else.
+    /// A stage-2 fault was resolved, and what was due to the guest was put where it reads it.
     Fault,
 }
 

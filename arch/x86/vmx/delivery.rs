@@ -7,20 +7,18 @@
 //! virtual-APIC page and how it is used). Only for guests in x2APIC mode, whose task priority and EOI are
 //! MSRs; of the page's registers they reach no other without an exit. Pure.
 
+use crate::arch::x86::model::lapic::regs::offset;
 use crate::arch::x86::model::lapic::{Hand, Vectors};
 
 /// The page.
 pub(crate) type Page = [u8; 4096];
 
-/// The MSRs of the task priority, and of the end of interrupt, which is write-only.
-pub(crate) const TPR: u32 = 0x808;
-/// See [`TPR`].
-pub(crate) const EOI: u32 = 0x80b;
-
-/// In the page, as in an APIC's.
-pub(crate) const VTPR: usize = 0x80;
-const VISR: usize = 0x100;
-const VIRR: usize = 0x200;
+/// The task priority, in the page as in an APIC's.
+pub(crate) const VTPR: usize = offset::TPR as usize;
+/// The MSR of the task priority.
+pub(crate) const TPR: u32 = offset::msr(offset::TPR);
+/// The MSR of the end of interrupt, which is write-only.
+pub(crate) const EOI: u32 = offset::msr(offset::EOI);
 
 /// Where delivery stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,8 +40,8 @@ impl Delivery {
         if let Some(tpr) = page.get_mut(VTPR) {
             *tpr = hand.tpr;
         }
-        put(page, VIRR, &hand.irr);
-        put(page, VISR, &hand.isr);
+        hand.irr.save(page, offset::IRR);
+        hand.isr.save(page, offset::ISR);
     }
 
     /// What the processor has requested and in service now that its status is `status`, if that differs.
@@ -56,27 +54,9 @@ impl Delivery {
             return None;
         }
         self.status = status;
-        Some((get(page, VIRR), get(page, VISR)))
+        Some((
+            Vectors::load(page, offset::IRR),
+            Vectors::load(page, offset::ISR),
+        ))
     }
-}
-
-/// 256 bits, in eight registers of 32, each in 16 bytes.
-fn put(page: &mut Page, at: usize, v: &Vectors) {
-    let regs = page.get_mut(at..).unwrap_or_default().chunks_exact_mut(16);
-    for (i, reg) in regs.take(8).enumerate() {
-        if let Some(reg) = reg.first_chunk_mut() {
-            *reg = v.reg(i).to_le_bytes();
-        }
-    }
-}
-
-fn get(page: &Page, at: usize) -> Vectors {
-    let mut v = Vectors::EMPTY;
-    let regs = page.get(at..).unwrap_or_default().chunks_exact(16);
-    for (i, reg) in regs.take(8).enumerate() {
-        if let Some(reg) = reg.first_chunk() {
-            v.set_reg(i, u32::from_le_bytes(*reg));
-        }
-    }
-    v
 }

@@ -152,10 +152,7 @@ impl VmxVcpu {
         v.put(&f::PLE_WINDOW, PLE_WINDOW);
 
         if self.host.delivers {
-            v.put(&f::INTERRUPT_STATUS, self.delivery.status);
-            for (field, bits) in f::EOI_EXITS.iter().zip(self.delivery.eoi_exits) {
-                v.put(field, bits);
-            }
+            self.put_delivery(None);
         }
         if let Some(log) = &self.log {
             v.put(&f::PML_ADDRESS, log.phys());

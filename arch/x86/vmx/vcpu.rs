@@ -43,6 +43,7 @@ const CR4_PAGING: u64 =
 pub(super) const EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
 /// CPU number of a vCPU that has not run.
 const NO_CPU: u32 = u32::MAX;
+
 /// What an entry has to see to first, in rising order: each includes those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stale {
@@ -246,13 +247,13 @@ impl VmxVcpu {
         self.host.plan.controls.entry | long
     }
 
-    /// Delivery's fields go to the VMCS, which has `old`.
-    pub(super) fn put_delivery(&self, old: &Delivery) {
+    /// Delivery's fields go to the VMCS, which has `old`, or nothing yet.
+    pub(super) fn put_delivery(&self, old: Option<&Delivery>) {
         let new = &self.delivery;
-        if new.status != old.status {
+        if old.is_none_or(|old| old.status != new.status) {
             self.vmcs.put(&f::INTERRUPT_STATUS, new.status);
         }
-        if new.eoi_exits != old.eoi_exits {
+        if old.is_none_or(|old| old.eoi_exits != new.eoi_exits) {
             for (field, bits) in f::EOI_EXITS.iter().zip(new.eoi_exits) {
                 self.vmcs.put(field, bits);
             }
@@ -641,7 +642,7 @@ impl HwVcpu for VmxVcpu {
         self.delivery.on = hand.is_some();
         if let Some(hand) = hand {
             self.delivery.give(&mut self.apic, hand);
-            self.put_delivery(&old);
+            self.put_delivery(Some(&old));
         }
         if self.delivery.on != old.on {
             let exits = !self.delivery.on;

@@ -2,11 +2,8 @@
 
 //! Register accesses: by memory (xAPIC, SDM vol. 3A 12.4.1) and by MSR (x2APIC, 12.12.1).
 
-use super::regs::{dfr, esr, icr, lvt, offset, svr, Access};
+use super::regs::{dfr, esr, icr, lvt, offset, svr, Access, FIRST_MSR};
 use super::{DeliveryMode, Effect, GeneralProtection, Irq, Lapic, Lvt, Mode, Shorthand};
-
-/// The MSR of the register at offset 0.
-const FIRST_MSR: u32 = 0x800;
 
 impl Lapic {
     /// Reads `len` bytes at `offset` of the register page, in xAPIC mode; see [`Lapic::place`].

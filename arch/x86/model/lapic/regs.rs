@@ -5,8 +5,16 @@
 //! Sources: Intel SDM vol. 3A 12.4.1 (table 12-1) and 12.12.1.2 (table 12-6), AMD APM vol. 2 16.3.2
 //! (table 16-2) and 16.11.
 
-/// Offsets in the register page; the x2APIC MSR of a register is `0x800 + (offset >> 4)`.
+/// The x2APIC's first MSR, which is the register's at offset 0.
+pub const FIRST_MSR: u32 = 0x800;
+
+/// Offsets in the register page.
 pub mod offset {
+    /// The x2APIC MSR of the register at `offset`.
+    pub const fn msr(offset: u16) -> u32 {
+        super::FIRST_MSR + (offset as u32 >> 4)
+    }
+
     /// Local APIC ID
     pub const ID: u16 = 0x020;
     /// Version

@@ -6,7 +6,7 @@
 //! yet. IA32_APIC_BASE and IA32_TSC_DEADLINE travel as MSRs; set the former first.
 
 use super::regs::{dfr, esr, icr, lvt, offset, svr};
-use super::{Effect, Lapic, Lvt, Now};
+use super::{Effect, Lapic, Lvt, Now, Vectors};
 
 /// Size of the page, bytes: KVM_APIC_REG_SIZE.
 pub const PAGE_SIZE: usize = 0x400;
@@ -34,11 +34,6 @@ fn put(page: &mut [u8; PAGE_SIZE], offset: u16, value: u32) {
     }
 }
 
-/// Offsets of the first registers of IRR, ISR and TMR and of their seven neighbours.
-fn arrays() -> impl Iterator<Item = (usize, u16)> {
-    (0usize..8).zip((0u16..8).map(|i| i << 4))
-}
-
 impl Lapic {
     /// Writes the registers to `page`. `wide_ids` is KVM_X2APIC_API_USE_32BIT_IDS: without it the
     /// id is in xAPIC format in x2APIC mode too. A timer that is due is taken first, so drain the
@@ -61,12 +56,13 @@ impl Lapic {
             offset::TMCCT,
             offset::TDCR,
         ];
-        let vectors =
-            arrays().flat_map(|(_, i)| [offset::ISR + i, offset::TMR + i, offset::IRR + i]);
         let entries = Lvt::ALL.map(Lvt::offset);
-        for offset in plain.into_iter().chain(vectors).chain(entries) {
+        for offset in plain.into_iter().chain(entries) {
             put(page, offset, self.read(offset, || now.ns));
         }
+        self.isr.save(page, offset::ISR);
+        self.tmr.save(page, offset::TMR);
+        self.irr.save(page, offset::IRR);
         if !self.features.cmci {
             put(page, offset::LVT_CMCI, 0);
         }
@@ -97,11 +93,9 @@ impl Lapic {
         self.dfr = get(page, offset::DFR) | dfr::ONES;
         let defined = svr::VECTOR | svr::ENABLE | svr::NO_FOCUS | svr::SUPPRESS_EOI;
         self.svr = get(page, offset::SVR) & defined;
-        for (index, i) in arrays() {
-            self.isr.set_reg(index, get(page, offset::ISR + i));
-            self.tmr.set_reg(index, get(page, offset::TMR + i));
-            self.irr.set_reg(index, get(page, offset::IRR + i));
-        }
+        self.isr = Vectors::load(page, offset::ISR);
+        self.tmr = Vectors::load(page, offset::TMR);
+        self.irr = Vectors::load(page, offset::IRR);
         self.esr = get(page, offset::ESR) & esr::ALL;
         self.errors = 0;
         self.error_armed = true;

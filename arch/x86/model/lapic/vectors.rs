@@ -88,6 +88,28 @@ impl Vectors {
         self.refresh(word);
     }
 
+    /// Writes the eight registers to `page`, from the offset `at` on, 16 bytes each.
+    pub fn save(&self, page: &mut [u8], at: u16) {
+        let regs = page.get_mut(usize::from(at)..).unwrap_or_default();
+        for (i, reg) in regs.chunks_exact_mut(16).take(8).enumerate() {
+            if let Some(reg) = reg.first_chunk_mut() {
+                *reg = self.reg(i).to_le_bytes();
+            }
+        }
+    }
+
+    /// Reads what [`Self::save`] writes.
+    pub fn load(page: &[u8], at: u16) -> Self {
+        let mut v = Self::EMPTY;
+        let regs = page.get(usize::from(at)..).unwrap_or_default();
+        for (i, reg) in regs.chunks_exact(16).take(8).enumerate() {
+            if let Some(reg) = reg.first_chunk() {
+                v.set_reg(i, u32::from_le_bytes(*reg));
+            }
+        }
+        v
+    }
+
     /// Of the 64 vectors from `64 * index` on, those in `mask` become as in `bits`; `index` counts
     /// modulo 4.
     #[inline]
