@@ -136,9 +136,28 @@ fn call(a: &mut CodeAssembler, selector: u16) -> Result<(), IcedError> {
     far(a, 0x9a, selector)
 }
 
+/// All of the guest's memory gets into stage 2: TCG does not begin a task switch again in which stage 2 faulted.
+fn touch_all(m: &mut Machine) {
+    m.code(CODE, 32, |a| {
+        let mut again = a.create_label();
+        a.xor(esi, esi)?;
+        a.set_label(&mut again)?;
+        a.lock().or(byte_ptr(esi), 0)?;
+        a.add(esi, 0x1000)?;
+        a.cmp(esi, kit::RAM as i32)?;
+        a.jb(again)?;
+        kit::done(a)
+    })
+    .expect("code");
+    let mode = m.mode;
+    m.cpu().results();
+    m.cpu().start(mode, CODE, 0);
+}
+
 /// The first task is the one of the kit's TSS; two more are ready, in ring 0 with flat segments.
 fn machine(mode: Mode, irqchip: Irqchip, a: Code, b: Code, c: Code) -> Machine {
-    let m = Machine::with(mode, irqchip, 1);
+    let mut m = Machine::with(mode, irqchip, 1);
+    touch_all(&mut m);
     for (at, code) in [(CODE, a), (CODE_B, b), (CODE_C, c)] {
         m.code(at, 32, code).expect("code");
     }
